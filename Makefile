@@ -1,0 +1,63 @@
+# demo: a whole farm on this machine      test: every tier this machine can run
+# check: lint, types, layers, docstrings  bench: side-by-side measurements into benchmark/results/
+#
+# Python is the first of python3.13 … python3.11, python3 that is at least 3.11; another one: make demo PYTHON=/path/to/python
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+MANIFEST := pyproject.toml jupyterhub_agentfarm/__init__.py
+DEMO_DIR ?= demo
+SCRATCH := $(CURDIR)/.cache
+SOURCES := jupyterhub_agentfarm tests benchmark jupyterhub_config.py
+
+# Some tools insist on a home that they can write to.
+export PIP_CACHE_DIR ?= $(SCRATCH)/pip
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.demo
+	@exec $(BIN)/agentfarm demo --dir $(DEMO_DIR) $(if $(ONCE),--once)
+
+test: $(VENV)/.test
+	@sh tests/install_tiers.sh
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/interrogate -vv --omit-covered-files jupyterhub_agentfarm
+
+bench: $(VENV)/.test
+	@for script in benchmark/*.py; do \
+		[ -e "$$script" ] || { echo "there are no measurements in benchmark/ yet" >&2; exit 0; }; \
+		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.python:
+	@python=$(PYTHON); \
+	for candidate in python3.13 python3.12 python3.11 python3; do \
+		[ -z "$$python" ] || break; \
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; fi; \
+	done; \
+	[ -n "$$python" ] || { echo "make: Python 3.11 or newer is needed: install it (apt install python3), or name it with PYTHON=" >&2; exit 1; }; \
+	"$$python" -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $$python cannot make virtual environments: apt install python3-venv" >&2; exit 1; }; \
+	echo "Making $(VENV) with $$("$$python" -V) (once)" >&2; \
+	"$$python" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(MANIFEST) | $(VENV)/.python
+	@[ -e $(VENV)/.test ] || echo "Installing jupyterhub-agentfarm and what its demo needs into $(VENV) (once, about a minute)" >&2
+	@$(PIP) install -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(MANIFEST) | $(VENV)/.python
+	@echo "Installing jupyterhub-agentfarm and what its tests need into $(VENV) (once, about two minutes)" >&2
+	@$(PIP) install -e '.[test]'
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,108 @@
+"""The benchmark service: its parts, put together."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from traitlets import List, Unicode, default
+
+from .. import __version__
+from ..controller.client import FarmClient
+from ..inventory.database import Database
+from ..services.app import ServiceApp
+from ..services.hub import HubClient
+from ..share import share_path
+from ..traitlets import Seconds
+from .bench import Bench
+from .exposition import BenchmarkCounters, Exposition
+from .farm import FarmWatch
+from .handlers import MetricsPage, routes
+from .runner import Runner
+from .servers import NodeServers
+from .store import BenchmarkStore
+from .suites import SuiteCatalogue
+
+
+class BenchmarkApp(ServiceApp):
+    """Runs notebooks on all nodes at once, and tells what the farm delivers."""
+
+    name = "benchmark"
+    description = "The benchmark service of the farm: suites, runs, reports, metrics."
+    classes = [FarmWatch, NodeServers, Runner, FarmClient]
+
+    data_dir = Unicode(
+        help="Folder for the database and, below benchmark-runs, the reports. Default: $AGENTFARM_DATA_DIR or the "
+        "working directory."
+    ).tag(config=True)
+    db_url = Unicode(
+        help="Database of runs, as SQLAlchemy writes it: sqlite:///PATH or postgresql://USER@HOST/NAME. "
+        "Default: benchmark.sqlite in data_dir."
+    ).tag(config=True)
+    suites_dirs = List(
+        Unicode(),
+        help="Further folders with suites (*.toml). A suite there wins over one of the same name that is shipped.",
+    ).tag(config=True)
+    stale_after = Seconds(
+        15,
+        help="Age of a node's last report, in seconds, from which on its metrics are left out and it counts as not "
+        "up. Smaller: a silent node is seen sooner; below a few report intervals, live nodes flicker.",
+    ).tag(config=True)
+
+    @default("data_dir")
+    def _data_dir_default(self) -> str:
+        return os.environ.get("AGENTFARM_DATA_DIR") or "."
+
+    @default("db_url")
+    def _db_url_default(self) -> str:
+        return f"sqlite:///{Path(self.data_dir).absolute() / 'benchmark.sqlite'}"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._opened: list[Any] = []
+
+    def handlers(self) -> list[tuple[Any, ...]]:
+        """Return pages, API and metrics."""
+        return routes()
+
+    def session(self) -> aiohttp.ClientSession:
+        """Return a session for requests to the benchmark's servers, with the service's own token."""
+        token = os.environ["JUPYTERHUB_API_TOKEN"]
+        timeout = aiohttp.ClientTimeout(total=60, connect=10)
+        headers = {"Authorization": f"token {token}"}
+        # Without a cookie jar: a cookie beside the token would bring the server's XSRF check upon us.
+        return aiohttp.ClientSession(headers=headers, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+
+    async def open(self) -> None:
+        """Start the parts in the order of their dependence."""
+        folders = [*map(Path, self.suites_dirs), share_path("suites")]
+        catalogue = SuiteCatalogue(folders)
+        counters = BenchmarkCounters()
+        exposition = Exposition(__version__, counters, self.stale_after, lambda: catalogue.names)
+        self.metrics_page = MetricsPage(exposition)
+        client = FarmClient(parent=self, runtime_dir=self.runtime_dir, token=os.environ["JUPYTERHUB_API_TOKEN"])
+        hub = HubClient()
+        farm = FarmWatch(client, exposition, parent=self)
+        servers = NodeServers(hub, farm, parent=self)
+        self._opened += [client, hub, farm]
+        farm.start()
+        self.bench = Bench(
+            BenchmarkStore(Database(self.db_url)),
+            catalogue,
+            farm,
+            servers,
+            counters,
+            Path(self.data_dir) / "benchmark-runs",
+            self.session,
+            parent=self,
+        )
+        self._opened.append(self.bench)
+        await self.bench.open()
+
+    async def close(self) -> None:
+        """Stop the parts in reverse order; a second call does nothing."""
+        while self._opened:
+            part = self._opened.pop()
+            await (part.aclose() if hasattr(part, "aclose") else part.close())

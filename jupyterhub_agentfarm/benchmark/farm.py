@@ -1,0 +1,130 @@
+"""The farm as the controller tells it, kept fresh by following its events.
+
+One connection is held. When it is lost, it is made again after a pause, and the state known so far grows old: the
+metrics page then shows every node as not up, because no report is newer than its limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from traitlets.config import LoggingConfigurable
+
+from ..errors import AgentFarmError, FarmUnavailable
+from ..traitlets import Seconds
+from .exposition import Exposition
+
+NodeView = Mapping[str, Any]
+
+
+class FarmEvents(Protocol):
+    """The part of the controller's client that is used here."""
+
+    def events(self) -> AsyncIterator[tuple[str, Any]]:
+        """Follow the farm; ends, or raises an error of the farm, when the connection is lost."""
+
+
+class FarmWatch(LoggingConfigurable):
+    """The newest state of nodes and leases.
+
+    Parameters
+    ----------
+    client
+        The controller's client.
+    exposition
+        What is told about every change too.
+    """
+
+    retry_delay = Seconds(
+        1,
+        help="Pause before the lost connection to the controller is made again, in seconds. Smaller: metrics are "
+        "back sooner after a restart of the controller; larger: fewer useless attempts.",
+    ).tag(config=True)
+
+    def __init__(self, client: FarmEvents, exposition: Exposition, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._client = client
+        self._exposition = exposition
+        self._task: asyncio.Task[None] | None = None
+        self._known = asyncio.Event()
+        self._said = False
+        self.nodes: dict[str, NodeView] = {}
+        self.leases: dict[str, Mapping[str, Any]] = {}
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._task = asyncio.create_task(self._follow(), name="farm-watch")
+
+    async def close(self) -> None:
+        """Stop following; a second call does nothing."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def ready(self, timeout_seconds: float = 10) -> None:
+        """Return when the farm is known.
+
+        Raises
+        ------
+        FarmUnavailable
+            The controller told nothing within `timeout_seconds`.
+        """
+        try:
+            await asyncio.wait_for(self._known.wait(), timeout_seconds)
+        except TimeoutError as exc:
+            raise FarmUnavailable from exc
+
+    def absent(self, node: str) -> str:
+        """Return why nothing can run on `node` now, or "" when it is connected."""
+        view = self.nodes.get(node)
+        if view is None:
+            return "the node was removed from the farm"
+        if view["state"] == "down":
+            return f"the node is down: {view['detail']}" if view["detail"] else "the node is down"
+        return ""
+
+    def waiting_for(self, owner: str, server_name: str) -> str:
+        """Return why a server's lease waits, or "" when it does not."""
+        for lease in self.leases.values():
+            if (lease["owner"], lease["server_name"], lease["state"]) == (owner, server_name, "waiting"):
+                return f"it waits at position {lease['position']}: {lease['detail']}"
+        return ""
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async for event, data in self._client.events():
+                    self._take(event, data)
+            except AgentFarmError as exc:
+                if self._known.is_set() or not self._said:
+                    self._said = True
+                    self.log.info("the controller cannot be followed, trying again: %s", exc.message)
+            self._known.clear()
+            await asyncio.sleep(self.retry_delay)
+
+    def _take(self, event: str, data: Any) -> None:
+        if event == "snapshot":
+            self.nodes = {view["name"]: view for view in data["nodes"]}
+            self.leases = {lease["id"]: lease for lease in data["leases"]}
+            self._exposition.reset(data["nodes"], data["leases"])
+            self._known.set()
+        elif event == "node":
+            self.nodes[data["name"]] = data
+            self._exposition.update_node(data)
+        elif event == "node_removed":
+            self.nodes.pop(data["name"], None)
+            self._exposition.remove_node(data["name"])
+        elif event == "lease":
+            self._take_lease(data)
+
+    def _take_lease(self, lease: Mapping[str, Any]) -> None:
+        if lease["state"] == "released":
+            self.leases.pop(lease["id"], None)
+        else:
+            self.leases[lease["id"]] = lease
+        self._exposition.update_lease(lease)

@@ -1,0 +1,216 @@
+"""The benchmark service's routes: pages, API, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+from typing import Any, ClassVar
+
+from ..errors import InvalidField
+from ..records import to_json
+from ..services.handlers import PageHandler, ServiceHandler
+from ..services.sse import stream_events
+from .bench import Bench
+from .exposition import SETS, Exposition
+from .models import RunRequest
+from .report import FORMATS
+
+READ = "custom:benchmark:runs:read"
+MANAGE = "custom:benchmark:runs:manage"
+_ID = r"([0-9]{8}-[0-9]{6}-[0-9a-f]{6})"
+
+#: How old the text of the metrics page may be.
+METRICS_AGE_SECONDS = 1.0
+#: The report is a page of its own with styles inside; nothing else may load or run in it.
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def routes() -> list[tuple[Any, ...]]:
+    """Return the routes below the service's prefix."""
+    api = r"api/v1/"
+    return [
+        (r"", OverviewPage),
+        (rf"runs/{_ID}", RunPage),
+        (r"metrics", MetricsHandler),
+        (api + r"suites", SuitesHandler),
+        (api + r"runs", RunsHandler),
+        (api + rf"runs/{_ID}", RunHandler),
+        (api + rf"runs/{_ID}/cancel", CancelHandler),
+        (api + rf"runs/{_ID}/events", EventsHandler),
+        (api + rf"runs/{_ID}/report", ReportHandler),
+        (api + rf"runs/{_ID}/samples", SamplesHandler),
+    ]
+
+
+class _Handler(ServiceHandler):
+    @property
+    def bench(self) -> Bench:
+        """The service's runs."""
+        bench: Bench = self.service.bench
+        return bench
+
+    def choice(self, name: str, allowed: tuple[str, ...], default: str) -> str:
+        """Return a query argument.
+
+        Raises
+        ------
+        InvalidField
+            It is none of `allowed`.
+        """
+        value: str = self.get_query_argument(name, default)
+        if value not in allowed:
+            raise InvalidField(name, "one of " + ", ".join(allowed), value)
+        return value
+
+
+class SuitesHandler(_Handler):
+    """The suites."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": READ}
+
+    async def get(self) -> None:
+        """List suites, and the files that cannot be used."""
+        suites, problems = await asyncio.to_thread(self.bench.catalogue.load)
+        self.answer({"suites": [to_json(suite) for suite in suites.values()], "problems": problems})
+
+
+class RunsHandler(_Handler):
+    """All runs."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": READ, "POST": MANAGE}
+
+    async def get(self) -> None:
+        """List the newest runs."""
+        self.answer({"runs": await self.bench.store.runs()})
+
+    async def post(self) -> None:
+        """Start a run."""
+        run = await self.bench.start(self.body(RunRequest), self.principal.name)
+        self.answer(run, 201)
+
+
+class RunHandler(_Handler):
+    """One run."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": READ}
+
+    async def get(self, run_id: str) -> None:
+        """Answer the run with its results and progress."""
+        self.answer(await self.bench.view(run_id))
+
+
+class CancelHandler(_Handler):
+    """The end of a run."""
+
+    scopes: ClassVar[dict[str, str]] = {"POST": MANAGE}
+
+    async def post(self, run_id: str) -> None:
+        """Ask for it."""
+        self.answer(await self.bench.cancel(run_id, self.principal.name))
+
+
+class EventsHandler(_Handler):
+    """What happens in a run."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": READ}
+
+    async def get(self, run_id: str) -> None:
+        """Send events until the run has ended."""
+        await stream_events(self, await self.bench.follow(run_id))
+
+
+class ReportHandler(_Handler):
+    """The report of a run."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": READ}
+
+    async def get(self, run_id: str) -> None:
+        """Answer it in the format asked for."""
+        form = self.choice("format", tuple(FORMATS), "html")
+        report = await self.bench.report(run_id)
+        text = await asyncio.to_thread(report.as_format, form)
+        self.set_header("Content-Type", FORMATS[form])
+        self.set_header("Content-Security-Policy", REPORT_POLICY)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        await self.finish(text)
+
+
+class SamplesHandler(_Handler):
+    """The samples of a run."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": READ}
+
+    async def get(self, run_id: str) -> None:
+        """Answer them as JSON or CSV."""
+        form = self.choice("format", ("json", "csv"), "json")
+        report = await self.bench.report(run_id)
+        if form == "json":
+            self.answer({"samples": report.samples})
+            return
+        self.set_header("Content-Type", FORMATS["csv"])
+        await self.finish(await asyncio.to_thread(report.csv))
+
+
+class MetricsPage:
+    """The metrics page's texts, kept for a second each and made off the event loop."""
+
+    def __init__(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+        self._made: dict[str, tuple[float, bytes, bytes]] = {}
+        self._making = asyncio.Lock()
+
+    async def get(self, which: str) -> tuple[bytes, bytes]:
+        """Return a set's text, plain and compressed."""
+        async with self._making:
+            made = self._made.get(which)
+            if made is None or time.monotonic() - made[0] > METRICS_AGE_SECONDS:
+                plain = self._exposition.text(which).encode()
+                small = await asyncio.to_thread(gzip.compress, plain, 1)
+                made = self._made[which] = (time.monotonic(), plain, small)
+        return made[1], made[2]
+
+
+class MetricsHandler(_Handler):
+    """The metrics page."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": "read:metrics"}
+
+    async def get(self) -> None:
+        """Answer a set in the text format."""
+        which = self.choice("set", SETS, "hub")
+        plain, small = await self.service.metrics_page.get(which)
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.set_header("Vary", "Accept-Encoding")
+        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            self.set_header("Content-Encoding", "gzip")
+            await self.finish(small)
+        else:
+            await self.finish(plain)
+
+
+class OverviewPage(PageHandler):
+    """Suites and runs."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": READ}
+
+    async def get(self) -> None:
+        """Show the page."""
+        suites, problems = await asyncio.to_thread(self.service.bench.catalogue.load)
+        self.render_page(
+            "benchmark.html",
+            suites=list(suites.values()),
+            problems=problems,
+            may_manage=self.principal.may(MANAGE),
+        )
+
+
+class RunPage(PageHandler):
+    """One run, live."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": READ}
+
+    async def get(self, run_id: str) -> None:
+        """Show the page."""
+        run = await self.service.bench.store.run(run_id)
+        self.render_page("benchmark_run.html", run=run, may_manage=self.principal.may(MANAGE))

@@ -1,0 +1,90 @@
+"""``agentfarm doctor``: what is wrong with this farm, and how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from traitlets import Unicode
+
+from ..errors import AgentFarmError, FarmUnavailable
+from ..records import to_json
+from ..terminal.output import clean
+from . import site_checks
+from .command import Command
+from .findings import Finding, fail, ok
+from .node_checks import check_node
+
+_SERVICES = ("agentfarm", "benchmark")
+
+
+class SickFarm(AgentFarmError):
+    """The doctor found something that must be mended."""
+
+    reason = "doctor"
+
+
+class Doctor(Command):
+    """Check everything."""
+
+    command = "agentfarm doctor"
+    description = "Check configuration, services and nodes; every finding says how to mend it."
+    config_file = Unicode("jupyterhub_config.py", help="The Hub's configuration file.").tag(config=True)
+    aliases = {**Command.aliases, "f": "Doctor.config_file", "config": "Doctor.config_file"}
+
+    async def run(self) -> None:
+        """Make every check and write the findings.
+
+        Raises
+        ------
+        SickFarm
+            A check failed.
+        """
+        path = Path.cwd() / self.config_file
+        settings, finding = await site_checks.read_config(path)
+        findings = [finding]
+        if "runtime_dir" not in self.config.Command and "ServiceApp.runtime_dir" in settings:
+            self.runtime_dir = str(settings["ServiceApp.runtime_dir"])
+        runtime = Path(self.runtime_dir)
+        findings += site_checks.check_runtime_dir(runtime)
+        findings += await asyncio.to_thread(self._ports, runtime)
+        if settings:
+            findings.append(await site_checks.check_proxy(settings))
+            findings += await site_checks.check_databases(settings, path.parent)
+        findings += await self._farm_findings()
+        self._write(findings)
+        failed = sum(finding.level == "fail" for finding in findings)
+        if failed:
+            raise SickFarm(f"{failed} of {len(findings)} checks failed")
+
+    @staticmethod
+    def _ports(runtime: Path) -> list[Finding]:
+        """Return whether the services listen where they said."""
+        return [site_checks.check_announced(runtime, name) for name in _SERVICES if (runtime / f"{name}.json").exists()]
+
+    async def _farm_findings(self) -> list[Finding]:
+        """Return the findings about the controller and its nodes."""
+        try:
+            async with self.farm() as farm:
+                nodes = await farm.nodes()
+        except FarmUnavailable as exc:
+            return [
+                fail("controller", exc.message, "start the Hub, and see its log for lines of the agentfarm service")
+            ]
+        except AgentFarmError as exc:
+            return [fail("controller", exc.message, "see that the token is valid and has custom:agentfarm:nodes:read")]
+        if not nodes:
+            return [ok("controller", "answers"), ok("nodes", "there are none yet: `agentfarm nodes add` adds one")]
+        now = time.time()
+        return [ok("controller", f"answers; {len(nodes)} nodes")] + [f for node in nodes for f in check_node(node, now)]
+
+    def _write(self, findings: list[Finding]) -> None:
+        """Write the findings, each with its mend below it."""
+        if self.json:
+            self.output.json({"findings": to_json(findings)})
+            return
+        for finding in findings:
+            self.output.line(clean(f"{finding.level:<4}  {finding.check}: {finding.message}"))
+            if finding.mend:
+                self.output.line(clean(f"      -> {finding.mend}"))

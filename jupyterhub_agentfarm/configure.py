@@ -1,0 +1,293 @@
+"""Everything that a Hub needs for the farm, in one call from jupyterhub_config.py.
+
+::
+
+    from jupyterhub_agentfarm.configure import configure
+
+    configure(c)
+
+It names the spawner, the services with their scopes and roles, and the defaults that keep users' servers alive while
+the Hub restarts. What the site has set itself stays; where that costs servers or starts, a warning says so. So it is
+called last. The services read the same file: calling it is quick and changes nothing but `c` and, once, the
+runtime directory's secret.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+from traitlets.config import Config
+from traitlets.config.loader import LazyConfigValue
+
+from .errors import ConfigError
+from .services import local
+
+CONTROLLER = "agentfarm"
+BENCHMARK = "benchmark"
+#: Hub user whose servers the benchmark service starts.
+BENCHMARK_USER = "benchmark"
+
+#: What the services check, with the description that the Hub shows.
+CUSTOM_SCOPES = {
+    "custom:agentfarm:nodes:read": "See the farm's nodes, GPUs and waiting line",
+    "custom:agentfarm:nodes:manage": "Add, cordon, drain and remove nodes",
+    "custom:agentfarm:leases:read": "See everybody's leases",
+    "custom:agentfarm:leases:manage": "Make and end everybody's leases",
+    "custom:benchmark:runs:read": "See benchmark runs and reports",
+    "custom:benchmark:runs:manage": "Start and cancel benchmark runs",
+}
+_READ = ("custom:agentfarm:nodes:read", "custom:benchmark:runs:read")
+_MODULES = {CONTROLLER: "jupyterhub_agentfarm.controller", BENCHMARK: "jupyterhub_agentfarm.benchmark"}
+_SCOPE_PREFIXES = {CONTROLLER: "custom:agentfarm:", BENCHMARK: "custom:benchmark:"}
+
+#: Defaults that keep servers alive, and what a site loses that sets them otherwise.
+SAFE_DEFAULTS: tuple[tuple[str, str, Any, str], ...] = (
+    ("JupyterHub", "cleanup_servers", False, "a Hub that is stopped then stops every server with it"),
+    ("JupyterHub", "concurrent_spawn_limit", 0, "starts that wait in line for a GPU count against it"),
+    ("JupyterHub", "allow_named_servers", True, "agents and benchmarks use named servers"),
+)
+_HUB_REQUEST_SECONDS = 20
+_SLOW_SPAWN_SECONDS = 1
+
+
+@dataclass(frozen=True)
+class FarmSettings:
+    """The options of :func:`configure`, with the environment variables that set their defaults."""
+
+    #: Services that this Hub has, of "agentfarm" and "benchmark".
+    services: tuple[str, ...] = (CONTROLLER, BENCHMARK)
+    #: "managed": the Hub starts the controller, and a Hub that is stopped stops it. "external": systemd does, with
+    #: `python -m jupyterhub_agentfarm.controller`, and restarts of the Hub do not touch it.
+    controller: Literal["managed", "external"] = "managed"
+    #: Hub token of an external controller (its JUPYTERHUB_API_TOKEN).
+    controller_token: str | None = field(default=None, repr=False)
+    #: $AGENTFARM_CONTROLLER_PORT
+    controller_port: int = field(default_factory=lambda: _port("AGENTFARM_CONTROLLER_PORT", 8101))
+    #: $AGENTFARM_BENCHMARK_PORT
+    benchmark_port: int = field(default_factory=lambda: _port("AGENTFARM_BENCHMARK_PORT", 8102))
+    #: Directory (0700) with the local token; $AGENTFARM_RUNTIME_DIR, else ./agentfarm-runtime.
+    runtime_dir: Path = field(default_factory=local.default_runtime_dir)
+    #: Directory of the services' databases; $AGENTFARM_DATA_DIR, else the working directory.
+    data_dir: Path = field(default_factory=lambda: Path(os.environ.get("AGENTFARM_DATA_DIR") or ".").absolute())
+    #: URL at which this machine reaches the Hub's proxy; $AGENTFARM_PROXY_URL.
+    proxy_url: str = field(default_factory=lambda: os.environ.get("AGENTFARM_PROXY_URL") or "http://127.0.0.1:8000")
+    #: The Hub's configuration file, which the services read too; None: the file that calls `configure`.
+    config_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be set up."""
+        unknown = set(self.services) - set(_MODULES)
+        if unknown:
+            raise ConfigError(f"configure(services=…) knows {', '.join(_MODULES)}, not {', '.join(sorted(unknown))}")
+        if self.controller not in ("managed", "external"):
+            raise ConfigError(f'configure(controller=…) must be "managed" or "external", not {self.controller!r}')
+        if self.controller == "external" and not self.controller_token:
+            raise ConfigError('configure(controller="external") needs controller_token, the token that it starts with')
+
+
+def configure(c: Config, **settings: Any) -> None:
+    """Set up the Hub of configuration `c` for the farm.
+
+    Parameters
+    ----------
+    c
+        The configuration of jupyterhub_config.py.
+    settings
+        Fields of :class:`FarmSettings`.
+
+    Raises
+    ------
+    ConfigError
+        A setting is unknown or cannot be used.
+    """
+    settings.setdefault("config_file", _caller_file())
+    try:
+        farm = FarmSettings(**settings)
+    except TypeError as exc:
+        known = ", ".join(FarmSettings.__dataclass_fields__)
+        raise ConfigError(f"configure() takes {known}; it was called with {', '.join(settings)}") from exc
+    if _get(c, "JupyterHub", "internal_ssl"):
+        raise ConfigError("AgentFarmSpawner has no internal_ssl yet: set c.JupyterHub.internal_ssl = False")
+    local.local_token(Path(farm.runtime_dir))
+    _set_spawner(c, farm)
+    _set_defaults(c)
+    _set_services(c, farm)
+    _set_roles(c, farm)
+
+
+def _port(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not (text.isdecimal() and int(text) < 65536):
+        raise ConfigError(f"${variable} must be a TCP port, not {text!r}")
+    return int(text)
+
+
+def _caller_file() -> Path | None:
+    """Return the file that called `configure`: traitlets gives configuration files their own `__file__`."""
+    name = sys._getframe(2).f_globals.get("__file__")  # noqa: SLF001 - there is no public way that is as cheap
+    return Path(name).absolute() if name else None
+
+
+# ---- reading and writing the configuration without overriding the site -----------------------------------------
+
+
+def _get(c: Config, cls: str, name: str) -> Any:
+    """Return what the site has set, or None."""
+    if cls not in c or name not in c[cls]:
+        return None
+    value = c[cls][name]
+    if isinstance(value, LazyConfigValue):
+        return value.get_value(set() if name == "admin_users" else [])
+    return value
+
+
+def _default(c: Config, cls: str, name: str, value: Any) -> bool:
+    """Set an option unless the site has; return whether its value is now `value`."""
+    found = _get(c, cls, name)
+    if found is None:
+        c[cls][name] = value
+    return found is None or found == value
+
+
+def _extend(c: Config, cls: str, name: str, values: list[Any]) -> None:
+    """Add to a list of the site's."""
+    c[cls][name] = [*(_get(c, cls, name) or []), *values]
+
+
+# ---- the parts -------------------------------------------------------------------------------------------------
+
+
+def _set_spawner(c: Config, farm: FarmSettings) -> None:
+    if not _default(c, "JupyterHub", "spawner_class", "agentfarm"):
+        warnings.warn(
+            f"c.JupyterHub.spawner_class is {_get(c, 'JupyterHub', 'spawner_class')!r}: servers do not start on the "
+            "farm unless it is a subclass of AgentFarmSpawner",
+            stacklevel=3,
+        )
+    _default(c, "FarmClient", "runtime_dir", str(farm.runtime_dir))
+    _default(c, "ServiceApp", "runtime_dir", str(farm.runtime_dir))
+
+
+def _set_defaults(c: Config) -> None:
+    for cls, name, value, loss in SAFE_DEFAULTS:
+        if not _default(c, cls, name, value):
+            found = _get(c, cls, name)
+            warnings.warn(f"c.{cls}.{name} is {found!r}, not {value!r}: {loss}", stacklevel=3)
+    session = dict(_get(c, "JupyterHubHTTPClient", "session_options") or {})
+    session.setdefault("timeout", aiohttp.ClientTimeout(total=_HUB_REQUEST_SECONDS))
+    c.JupyterHubHTTPClient.session_options = session
+    tornado_settings = dict(_get(c, "JupyterHub", "tornado_settings") or {})
+    tornado_settings.setdefault("slow_spawn_timeout", _SLOW_SPAWN_SECONDS)
+    c.JupyterHub.tornado_settings = tornado_settings
+
+
+def _set_services(c: Config, farm: FarmSettings) -> None:
+    ports = {CONTROLLER: farm.controller_port, BENCHMARK: farm.benchmark_port}
+    taken = {service["name"] for service in _get(c, "JupyterHub", "services") or []}
+    added = [_service(name, ports[name], farm) for name in farm.services if name not in taken]
+    _extend(c, "JupyterHub", "services", added)
+
+
+def _service(name: str, port: int, farm: FarmSettings) -> dict[str, Any]:
+    service: dict[str, Any] = {
+        "name": name,
+        "url": f"http://127.0.0.1:{port}",
+        "oauth_no_confirm": True,
+        "oauth_client_allowed_scopes": [
+            f"access:services!service={name}",
+            *(scope for scope in CUSTOM_SCOPES if scope.startswith(_SCOPE_PREFIXES[name])),
+        ],
+    }
+    if name == CONTROLLER and farm.controller == "external":
+        return service | {"api_token": farm.controller_token}
+    command = [sys.executable, "-m", _MODULES[name]]
+    if farm.config_file is not None:
+        command += ["--config", str(farm.config_file)]
+    return service | {"command": command, "environment": _environment(farm, os.environ)}
+
+
+def _environment(farm: FarmSettings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what the services need of the environment; they read the configuration file again, and it reads this."""
+    inherited = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("AGENTFARM_") and not name.endswith(("_PASSWORD", "_TOKEN"))
+    }
+    return inherited | {
+        local.ENV_RUNTIME_DIR: str(farm.runtime_dir),
+        "AGENTFARM_DATA_DIR": str(farm.data_dir),
+        "AGENTFARM_PROXY_URL": farm.proxy_url,
+    }
+
+
+def _set_roles(c: Config, farm: FarmSettings) -> None:
+    custom = dict(_get(c, "JupyterHub", "custom_scopes") or {})
+    for scope, description in CUSTOM_SCOPES.items():
+        custom.setdefault(scope, {"description": description})
+    c.JupyterHub.custom_scopes = custom
+    roles = [dict(role) for role in _get(c, "JupyterHub", "load_roles") or []]
+    _extend_user_role(roles, farm)
+    admins = sorted(_get(c, "Authenticator", "admin_users") or ())
+    _add_role(roles, _admin_role(farm, admins))
+    if BENCHMARK in farm.services:
+        _add_role(roles, _benchmark_role())
+        if _get(c, "Authenticator", "manage_groups"):  # which forbids load_groups
+            _add_role(roles, {"name": "agentfarm-benchmark-user", "scopes": ["self"], "users": [BENCHMARK_USER]})
+        else:
+            groups = dict(_get(c, "JupyterHub", "load_groups") or {})
+            groups.setdefault("agentfarm-benchmark", {"users": [BENCHMARK_USER]})
+            c.JupyterHub.load_groups = groups
+    c.JupyterHub.load_roles = roles
+
+
+def _extend_user_role(roles: list[dict[str, Any]], farm: FarmSettings) -> None:
+    """Let every user see the farm; what users may do otherwise stays."""
+    for role in roles:
+        if role["name"] == "user":
+            break
+    else:
+        role = {"name": "user", "description": "Standard user privileges", "scopes": ["self"]}
+        roles.append(role)
+    access = [f"access:services!service={name}" for name in farm.services]
+    role["scopes"] = list(dict.fromkeys([*role.get("scopes", ["self"]), *access, *_READ]))
+
+
+def _admin_role(farm: FarmSettings, admins: list[str]) -> dict[str, Any]:
+    """Return the role of the farm's admins; JupyterHub's own role "admin" cannot be extended."""
+    access = [f"access:services!service={name}" for name in farm.services]
+    return {
+        "name": "agentfarm-admin",
+        "description": "Manage the farm's nodes and leases and run benchmarks",
+        "scopes": [*CUSTOM_SCOPES, *access, "read:metrics"],
+        "users": admins,
+    }
+
+
+def _benchmark_role() -> dict[str, Any]:
+    user = f"!user={BENCHMARK_USER}"
+    return {
+        "name": "agentfarm-benchmark",
+        "description": "Start and use the benchmark user's servers",
+        "scopes": [
+            f"read:users{user}",
+            f"servers{user}",
+            f"access:servers{user}",
+            f"access:services!service={CONTROLLER}",
+            "custom:agentfarm:nodes:read",
+            "custom:agentfarm:leases:read",
+        ],
+        "services": [BENCHMARK],
+    }
+
+
+def _add_role(roles: list[dict[str, Any]], role: dict[str, Any]) -> None:
+    """Add a role unless the site has one of that name."""
+    if all(other["name"] != role["name"] for other in roles):
+        roles.append(role)

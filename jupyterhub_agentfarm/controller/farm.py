@@ -1,0 +1,267 @@
+"""Farm: what can be asked of the farm.
+
+A lease moves like this; each arrow is committed before its effect is relied on::
+
+    place ──▶ waiting ──▶ granted ──launch──▶ running ──release──▶ stopping ──node says gone──▶ released
+
+`launch` and the end of a lease hold the lease's own lock, so that a server is never started after its stop. What
+happens without being asked (exits, lost nodes, timeouts) is in :mod:`.reconcile`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from traitlets import Instance, default
+from traitlets.config import LoggingConfigurable
+
+from ..errors import AgentFarmError, ConflictError, NotFoundError, ServerDied, TransportError
+from ..inventory import Database, Inventory
+from ..models import LaunchOrder, LaunchSpec, Lease, LeaseState, Node, NodeSpec, PlacementRequest, ServerStatus
+from ..placement import LeaseBook, NodeView, Placement, PlacementPolicy
+from ..traitlets import Seconds
+from .events import Broadcast
+from .reconcile import Reconciler
+
+#: States in which something may be on the node.
+GRANTED: tuple[LeaseState, ...] = ("granted",)
+HOLDING: tuple[LeaseState, ...] = ("granted", "running", "stopping")
+
+
+@dataclasses.dataclass
+class _Lock:
+    """A lease's lock, and how many hold it or wait for it."""
+
+    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+class Farm(LoggingConfigurable):
+    """The nodes, the leases, and what is done with them."""
+
+    grant_timeout = Seconds(
+        120,
+        help="How long a granted lease may be without a server (in seconds) before it is given back. Longer bears a "
+        "Hub that restarts in the middle of a start; shorter frees the GPUs of abandoned starts sooner.",
+    ).tag(config=True)
+    history = Seconds(
+        90 * 86400.0,
+        help="How long released leases are kept (in seconds, or as '90d'), for `agentfarm leases --why` and the API. "
+        "Longer makes the database larger by about 2 kB for each server that was started.",
+    ).tag(config=True)
+
+    inventory = Instance(Inventory, help="The nodes.")
+    policy = Instance(PlacementPolicy, help="Chooses nodes.")
+
+    @default("inventory")
+    def _inventory_default(self) -> Inventory:
+        return Inventory(parent=self)
+
+    @default("policy")
+    def _policy_default(self) -> PlacementPolicy:
+        return PlacementPolicy(parent=self)
+
+    def __init__(self, database: Database, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._database = database
+        self._locks: dict[str, _Lock] = {}
+        self.events = Broadcast()
+        self.book = LeaseBook(database, on_change=self._lease_changed)
+        self.placement = Placement(self.policy, self.book, self._views)
+        self._reconciler = Reconciler(self)
+
+    # ---- life ---------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Load leases and nodes, begin to connect and to reconcile; the database is open already."""
+        await self.book.open()
+        await self.book.forget(self.history)
+        self._reconciler.start()
+        await self.inventory.open(self._database)
+
+    async def aclose(self) -> None:
+        """End everything but the servers; may be called again."""
+        self.events.close()
+        await self._reconciler.aclose()
+        await self.inventory.aclose()
+
+    # ---- leases -------------------------------------------------------------------------------------------------
+
+    async def place(self, request: PlacementRequest) -> Lease:
+        """Return a lease, granted or waiting; see :meth:`..placement.Placement.place`."""
+        lease = await self.placement.place(request)
+        where = f"{lease.node} {list(lease.gpus)}" if lease.node else f"position {lease.position}: {lease.detail}"
+        self.log.info("lease %s of %s/%s is %s: %s", lease.id, lease.owner, lease.server_name, lease.state, where)
+        return lease
+
+    async def launch(self, lease_id: str, order: LaunchOrder) -> Lease:
+        """Start the lease's server on its node; once it runs, the same lease is returned again.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such lease.
+        ConflictError
+            It does not hold anything yet, or not any more.
+        ServerDied
+            The server ended at once.
+        """
+        async with self._locked(lease_id):
+            lease = await self.book.find(lease_id)
+            if lease.state == "running":
+                return lease
+            if lease.state != "granted" or lease.node is None:
+                raise ConflictError(f"lease {lease_id} is {lease.state}, it cannot be launched: {lease.detail}")
+            link = self.inventory.link(lease.node)
+            status = await link.client.launch(launch_spec(lease, order, self.inventory.node(lease.node).spec))
+            return await self._launched(lease, status, order)
+
+    async def _launched(self, lease: Lease, status: ServerStatus, order: LaunchOrder) -> Lease:
+        host = f"[{status.address}]" if ":" in status.address else status.address
+        url = f"{order.protocol}://{host}:{status.port}"
+        try:
+            running = await self.book.change(lease.id, GRANTED, state="running", url=url, server=status)
+        except NotFoundError:
+            ended = await self.book.find(lease.id)
+            raise ServerDied(ended.detail) from None
+        self.log.info("lease %s of %s/%s runs at %s", lease.id, lease.owner, lease.server_name, url)
+        return running
+
+    async def release(self, lease_id: str, grace_seconds: float = 10, detail: str = "the server was stopped") -> Lease:
+        """Stop the lease's server and free its GPUs, in whatever state it is.
+
+        When the node cannot be reached the lease stays `stopping`, durably, and is finished when the node is back or
+        is given up.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such lease.
+        """
+        lease = await self.book.find(lease_id)
+        if lease.state == "waiting":
+            try:
+                return await self.placement.withdraw(lease_id, "the request was withdrawn")
+            except (ConflictError, NotFoundError):
+                lease = await self.book.find(lease_id)  # it was granted, or refused, a moment ago
+        if not lease.alive:
+            return lease
+        if lease.state != "stopping":
+            try:
+                await self.book.change(lease_id, HOLDING, state="stopping", detail=detail)
+            except NotFoundError:
+                return await self.book.find(lease_id)
+        return await self.finish(lease_id, grace_seconds)
+
+    async def finish(self, lease_id: str, grace_seconds: float = 10) -> Lease:
+        """Try to end a lease that is `stopping`; return it, released or not."""
+        async with self._locked(lease_id):
+            lease = await self.book.find(lease_id)
+            if lease.state != "stopping" or lease.node is None:
+                return lease
+            try:
+                result = await self.inventory.link(lease.node).client.stop(lease_id, grace_seconds)
+            except AgentFarmError as exc:
+                return await self._unfinished(lease, exc)
+            if not (result.gone and result.gpus_free):
+                self.log.warning("lease %s: its processes or GPUs on %s are not free yet", lease_id, lease.node)
+                return lease
+            self.log.info("lease %s of %s/%s is released: %s", lease_id, lease.owner, lease.server_name, lease.detail)
+            return await self.book.release(lease_id, lease.detail)
+
+    async def _unfinished(self, lease: Lease, exc: AgentFarmError) -> Lease:
+        node = next((node for node in self.inventory.all_nodes() if node.name == lease.node), None)
+        if node is None or node.state == "down":
+            return await self.book.release(lease.id, f"node {lease.node} is down")
+        level = self.log.info if isinstance(exc, TransportError) else self.log.warning
+        level("lease %s is stopped when node %s answers: %s", lease.id, lease.node, exc.message)
+        return lease
+
+    async def log_text(self, lease_id: str, lines: int = 50) -> str:
+        """Return the last lines that the lease's server wrote; for a released one as long as its node keeps them.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such lease, or it never had a node.
+        """
+        lease = await self.book.find(lease_id)
+        if lease.node is None:
+            raise NotFoundError(f"lease {lease_id} has no log: it was not granted")
+        return await self.inventory.link(lease.node).client.logs(lease_id, lines)
+
+    def queue(self) -> list[Lease]:
+        """Return the leases that wait, in their order."""
+        waiting = self.book.waiting()
+        return sorted(waiting, key=lambda lease: (lease.position or len(waiting), lease.created_at))
+
+    # ---- nodes --------------------------------------------------------------------------------------------------
+
+    async def remove_node(self, name: str) -> None:
+        """Remove a node that was added at run time.
+
+        Raises
+        ------
+        ConflictError
+            It holds leases, or is declared in the configuration.
+        """
+        async with self.placement.paused():
+            held = self.book.on_node(name)
+            if held:
+                owners = ", ".join(sorted({lease.owner for lease in held}))
+                raise ConflictError(f"node {name} holds {len(held)} leases ({owners}): drain it first")
+            await self.inventory.remove(name)
+
+    async def drain_node(self, name: str, reason: str, by: str, deadline_seconds: float | None) -> Node:
+        """Empty a node; after the deadline the servers there are stopped."""
+        deadline_at = None if deadline_seconds is None else time.time() + deadline_seconds
+        node = await self.inventory.drain(name, reason, by, deadline_at)
+        self._reconciler.wake()
+        return node
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _views(self) -> Iterable[NodeView]:
+        now = time.time()
+        for node in self.inventory.all_nodes():
+            reconciled = self._reconciler.is_reconciled(node.name)
+            yield NodeView(node, reconciled, self.inventory.is_fresh(node, now))
+
+    def _lease_changed(self, lease: Lease) -> None:
+        self.events.tell("lease", lease.id, lease)
+        self.events.tell("queue")
+        if lease.node is not None:
+            self.events.tell("node", lease.node)
+        if not lease.alive:
+            self._reconciler.wake()
+
+    @asynccontextmanager
+    async def _locked(self, lease_id: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(lease_id, _Lock())
+        lock.users += 1
+        try:
+            async with lock.lock:
+                yield
+        finally:
+            lock.users -= 1
+            if not lock.users:
+                del self._locks[lease_id]
+
+
+def launch_spec(lease: Lease, order: LaunchOrder, node: NodeSpec) -> LaunchSpec:
+    """Return what noded is told: the order, and what the controller knows of lease and node."""
+    program = (node.server_python or node.python) if order.command[0] == "{python}" else order.command[0]
+    fields = {field.name: getattr(order, field.name) for field in dataclasses.fields(order)}
+    return LaunchSpec(
+        **fields | {"command": (program, *order.command[1:])},
+        lease=lease.id,
+        epoch=lease.epoch,
+        gpus=lease.gpus,
+        address=node.server_address,
+        port_range=node.port_range,
+    )

@@ -1,0 +1,316 @@
+"""The controller's REST API and page. Handlers are thin: who may, what is asked, and the farm's answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from tornado import web
+
+from ..errors import InvalidField, NotFoundError
+from ..models import LaunchOrder, Lease, Node, NodeSpec, PlacementRequest
+from ..records import to_json
+from ..services.handlers import PageHandler, ServiceHandler
+from ..services.sse import stream_events
+from ..transport import fetch_host_key
+from .farm import Farm
+from .views import node_view, placement_view, queue_view
+
+NODES_READ = "custom:agentfarm:nodes:read"
+NODES_MANAGE = "custom:agentfarm:nodes:manage"
+LEASES_READ = "custom:agentfarm:leases:read"
+LEASES_MANAGE = "custom:agentfarm:leases:manage"
+
+#: Released leases that `leases?all=1` and `placements` answer with at most.
+MAX_HISTORY = 200
+MAX_GRACE_SECONDS = 600.0
+MAX_LOG_LINES = 10_000
+
+
+@dataclass(frozen=True)
+class ScanOrder:
+    """Where to fetch a host key."""
+
+    host: str
+    port: int = 22
+
+
+@dataclass(frozen=True)
+class MarkOrder:
+    """A cordon or a drain."""
+
+    reason: str = ""
+    #: For a drain: after this many seconds the servers there are stopped.
+    deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class NoOrder:
+    """A body without fields."""
+
+
+class FarmHandler(ServiceHandler):
+    """A handler with the farm at hand."""
+
+    @property
+    def farm(self) -> Farm:
+        """The farm."""
+        farm: Farm = self.service.farm
+        return farm
+
+    def owns(self, lease: Lease) -> bool:
+        """Whether the lease is that of the user who asks."""
+        return self.principal.kind == "user" and lease.owner == self.principal.name
+
+    def may_see(self, lease: Lease) -> bool:
+        """Whether whoever asks may know of the lease."""
+        return self.owns(lease) or self.principal.may(LEASES_READ) or self.principal.may(LEASES_MANAGE)
+
+    async def lease(self, lease_id: str, *, manage: bool = False) -> Lease:
+        """Return a lease that whoever asks may see, or with `manage` may change.
+
+        A lease that may not be seen is answered like one that does not exist.
+        """
+        lease = await self.farm.book.find(lease_id)
+        if not self.may_see(lease):
+            raise NotFoundError(f"there is no lease {lease_id}")
+        if manage and not (self.owns(lease) or self.principal.may(LEASES_MANAGE)):
+            raise web.HTTPError(403, f"{self.principal.name} needs the scope {LEASES_MANAGE} for this")
+        return lease
+
+    def node_view(self, node: Node) -> dict[str, Any]:
+        """Return a node as whoever asks may see it."""
+        return node_view(node, self.farm.book.on_node(node.name), self.may_see)
+
+    def nodes_view(self) -> list[dict[str, Any]]:
+        """Return every node as whoever asks may see it."""
+        return [self.node_view(node) for node in self.farm.inventory.all_nodes()]
+
+    def number(self, name: str, fallback: float, most: float) -> float:
+        """Return the query's number `name`, 0 to `most`.
+
+        Raises
+        ------
+        InvalidField
+            It is none.
+        """
+        text = self.get_query_argument(name, None)
+        if text is None:
+            return fallback
+        try:
+            value = float(text)
+        except ValueError as exc:
+            raise InvalidField(name, f"a number from 0 to {most:g}", text) from exc
+        if not 0 <= value <= most:
+            raise InvalidField(name, f"a number from 0 to {most:g}", text)
+        return value
+
+
+class NodesHandler(FarmHandler):
+    """``nodes``."""
+
+    scopes = {"GET": NODES_READ, "POST": NODES_MANAGE}
+
+    async def get(self) -> None:
+        """List the nodes."""
+        self.answer({"nodes": self.nodes_view()})
+
+    async def post(self) -> None:
+        """Add a node; its host key must be pinned by whoever adds it."""
+        spec = self.body(NodeSpec)
+        if spec.host_key is None:
+            raise InvalidField("host_key", "the node's public host key, which POST nodes/scan shows", None)
+        self.answer(self.node_view(await self.farm.inventory.add(spec, self.principal.name)), 201)
+
+
+class ScanHandler(FarmHandler):
+    """``nodes/scan``."""
+
+    scopes = {"POST": NODES_MANAGE}
+
+    async def post(self) -> None:
+        """Fetch the host key that a machine shows; nothing is trusted by this."""
+        order = self.body(ScanOrder)
+        key = await fetch_host_key(order.host, order.port)
+        self.answer({"host_key": key.line, "fingerprint": key.fingerprint})
+
+
+class NodeHandler(FarmHandler):
+    """``nodes/{name}``."""
+
+    scopes = {"GET": NODES_READ, "DELETE": NODES_MANAGE}
+
+    async def get(self, name: str) -> None:
+        """Show a node."""
+        self.answer(self.node_view(self.farm.inventory.node(name)))
+
+    async def delete(self, name: str) -> None:
+        """Remove a node."""
+        await self.farm.remove_node(name)
+        self.answer({})
+
+
+class NodeMarkHandler(FarmHandler):
+    """``nodes/{name}/cordon``, ``uncordon`` and ``drain``."""
+
+    scopes = {"POST": NODES_MANAGE}
+
+    async def post(self, name: str, verb: str) -> None:
+        """Cordon, uncordon or drain a node."""
+        if verb == "uncordon":
+            self.body(NoOrder)
+            node = await self.farm.inventory.uncordon(name)
+        else:
+            node = await self._mark(name, verb, self.body(MarkOrder))
+        self.farm.log.info("node %s: %s by %s", name, verb, self.principal.name)
+        self.answer(self.node_view(node))
+
+    async def _mark(self, name: str, verb: str, order: MarkOrder) -> Node:
+        if verb == "cordon":
+            return await self.farm.inventory.cordon(name, order.reason, self.principal.name)
+        if order.deadline_seconds is not None and order.deadline_seconds < 0:
+            raise InvalidField("deadline_seconds", "a number of seconds of at least 0, or null", order.deadline_seconds)
+        return await self.farm.drain_node(name, order.reason, self.principal.name, order.deadline_seconds)
+
+
+class LeasesHandler(FarmHandler):
+    """``leases``."""
+
+    scopes = {"POST": LEASES_MANAGE}
+
+    async def get(self) -> None:
+        """List the leases that whoever asks may see."""
+        leases = self.farm.book.alive()
+        if self.get_query_argument("all", "0") == "1":
+            leases += await self.farm.book.released(MAX_HISTORY)
+        self.answer({"leases": [lease for lease in leases if self.may_see(lease)]})
+
+    async def post(self) -> None:
+        """Place a request."""
+        self.answer(await self.farm.place(self.body(PlacementRequest)), 201)
+
+
+class LeaseHandler(FarmHandler):
+    """``leases/{id}``."""
+
+    async def get(self, lease_id: str) -> None:
+        """Show a lease."""
+        self.answer(await self.lease(lease_id))
+
+    async def delete(self, lease_id: str) -> None:
+        """Stop the server and free the GPUs."""
+        grace_seconds = self.number("grace_seconds", 10, MAX_GRACE_SECONDS)
+        await self.lease(lease_id, manage=True)
+        self.answer(await self.farm.release(lease_id, grace_seconds, f"stopped by {self.principal.name}"))
+
+
+class LaunchHandler(FarmHandler):
+    """``leases/{id}/launch``."""
+
+    scopes = {"POST": LEASES_MANAGE}
+
+    async def post(self, lease_id: str) -> None:
+        """Start the lease's server."""
+        self.answer(await self.farm.launch(lease_id, self.body(LaunchOrder)))
+
+
+class LogHandler(FarmHandler):
+    """``leases/{id}/log``."""
+
+    async def get(self, lease_id: str) -> None:
+        """Show the end of the server's log."""
+        lines = int(self.number("lines", 50, MAX_LOG_LINES))
+        await self.lease(lease_id, manage=True)
+        self.answer({"text": await self.farm.log_text(lease_id, lines)})
+
+
+class QueueHandler(FarmHandler):
+    """``queue``."""
+
+    scopes = {"GET": NODES_READ}
+
+    async def get(self) -> None:
+        """List the waiting line."""
+        self.answer({"queue": queue_view(self.farm.queue(), self.may_see)})
+
+
+class PlacementsHandler(FarmHandler):
+    """``placements``."""
+
+    scopes = {"GET": LEASES_READ}
+
+    async def get(self) -> None:
+        """List why leases went where they went, newest first."""
+        limit = int(self.number("limit", 100, MAX_HISTORY))
+        leases = [*self.farm.book.alive(), *await self.farm.book.released(limit)]
+        newest = sorted(leases, key=lambda lease: lease.created_at, reverse=True)
+        self.answer({"placements": [placement_view(lease) for lease in newest[:limit]]})
+
+
+class EventsHandler(FarmHandler):
+    """``events``."""
+
+    scopes = {"GET": NODES_READ}
+
+    async def get(self) -> None:
+        """Stream a snapshot and every change after it."""
+        await stream_events(self, self._events())
+
+    async def _events(self) -> AsyncIterator[tuple[str, Any]]:
+        follower = self.farm.events.follow()
+        try:
+            yield "snapshot", self._snapshot()
+            async for (event, name), value in follower:
+                data = self._data(event, name, value)
+                if data is not None:
+                    yield event, data
+        finally:
+            follower.close()
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {
+            "nodes": self.nodes_view(),
+            "leases": [to_json(lease) for lease in self.farm.book.alive() if self.may_see(lease)],
+            "queue": queue_view(self.farm.queue(), self.may_see),
+        }
+
+    def _data(self, event: str, name: str, value: Any) -> Any:
+        """Return the event's data, or None when it is not for whoever follows."""
+        if event == "lease":
+            return to_json(value) if self.may_see(value) else None
+        if event == "queue":
+            return queue_view(self.farm.queue(), self.may_see)
+        if event == "node_removed":
+            return {"name": name}
+        node = next((node for node in self.farm.inventory.all_nodes() if node.name == name), None)
+        return None if node is None else self.node_view(node)
+
+
+class FarmPage(PageHandler):
+    """The page of nodes, leases and the waiting line."""
+
+    scopes = {"GET": NODES_READ}
+
+    async def get(self) -> None:
+        """Show it; its script follows the events."""
+        self.render_page("farm.html", manage=self.principal.may(NODES_MANAGE))
+
+
+_NODE = r"([a-z0-9][a-z0-9-]*)"
+_LEASE = r"([0-9a-f]{32})"
+
+ROUTES: list[tuple[Any, ...]] = [
+    (r"", FarmPage),
+    (r"api/v1/nodes", NodesHandler),
+    (r"api/v1/nodes/scan", ScanHandler),
+    (rf"api/v1/nodes/{_NODE}", NodeHandler),
+    (rf"api/v1/nodes/{_NODE}/(cordon|uncordon|drain)", NodeMarkHandler),
+    (r"api/v1/leases", LeasesHandler),
+    (rf"api/v1/leases/{_LEASE}", LeaseHandler),
+    (rf"api/v1/leases/{_LEASE}/launch", LaunchHandler),
+    (rf"api/v1/leases/{_LEASE}/log", LogHandler),
+    (r"api/v1/queue", QueueHandler),
+    (r"api/v1/placements", PlacementsHandler),
+    (r"api/v1/events", EventsHandler),
+]

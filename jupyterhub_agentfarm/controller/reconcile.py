@@ -1,0 +1,206 @@
+"""Reconciler: what happens without being asked, until leases and servers are the same thing again.
+
+==============================  ===================================================================================
+what happens                    what is done
+==============================  ===================================================================================
+a node is reached (again)       servers there without a lease are stopped, leases whose server is gone are released,
+                                leases that are being stopped are finished; then the node counts for placement
+a server exits                  its lease is released with the exit's sentence
+a node is down                  its leases are released; should it come back, its servers are stopped as above
+a lease was never launched      released after `Farm.grant_timeout`
+a drain's deadline is over      what is still on the node is stopped
+anything becomes free           the waiting line is served at once
+==============================  ===================================================================================
+
+Every step can be repeated: whatever was interrupted by the end of the process is done by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ..errors import AgentFarmError, NotFoundError
+from ..inventory.watch import Event, EventsMissed, NodeChanged, NodeReady, NodeRemoved, ServerExited, TelemetryArrived
+from ..models import Lease, ServerStatus
+from .tasks import Tasks
+
+if TYPE_CHECKING:
+    from .farm import Farm
+
+log = logging.getLogger(__name__)
+
+#: Time between two passes when nothing happens, in seconds.
+TICK_SECONDS = 1.0
+#: Least time between two passes, in seconds.
+PAUSE_SECONDS = 0.05
+#: Grace for servers that have no lease any more, in seconds.
+STRAY_GRACE_SECONDS = 5.0
+
+
+class Reconciler:
+    """Follows the inventory and keeps the leases true.
+
+    Parameters
+    ----------
+    farm
+        Whose inventory, book and placement it works on.
+    """
+
+    def __init__(self, farm: Farm) -> None:
+        self._farm = farm
+        self._tasks = Tasks()
+        self._wake = asyncio.Event()
+        self._reconciled: set[str] = set()
+
+    def start(self) -> None:
+        """Begin; before the inventory is opened, so that nothing is missed."""
+        watch = self._farm.inventory.watch()
+
+        async def follow() -> None:
+            """Handle every event until the inventory is closed."""
+            with watch:
+                async for event in watch:
+                    self._handle(event)
+
+        self._tasks.start("following the inventory", follow())
+        self._tasks.start("serving the line", self._passes())
+
+    async def aclose(self) -> None:
+        """End; may be called again."""
+        await self._tasks.aclose()
+
+    def wake(self) -> None:
+        """Make a pass soon."""
+        self._wake.set()
+
+    def is_reconciled(self, node: str) -> bool:
+        """Whether the servers of a node were compared with the leases since it was reached."""
+        return node in self._reconciled
+
+    # ---- events -------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case TelemetryArrived(name):
+                self._farm.events.tell("node", name)  # the next pass sees it; a wake for each would be too many
+            case ServerExited(name, status):
+                self._tasks.start(f"noting the exit of {status.lease}", self._exited(name, status))
+            case NodeReady(name, _):
+                self._check(name)
+            case NodeChanged(name, node):
+                if node.state != "ready":
+                    self._reconciled.discard(name)
+                if node.state == "down":
+                    self._tasks.start(f"giving up {name}", self._give_up(name))
+                self._farm.events.tell("node", name)
+                self.wake()
+            case NodeRemoved(name):
+                self._reconciled.discard(name)
+                self._farm.events.tell("node_removed", name)
+                self.wake()
+            case EventsMissed():
+                self._reconciled.clear()
+                self.wake()
+
+    def _check(self, name: str) -> None:
+        self._reconciled.discard(name)
+        self._tasks.start(f"checking {name}", self._compare(name), replace=True)
+
+    async def _exited(self, name: str, status: ServerStatus) -> None:
+        with suppress(NotFoundError):
+            lease = self._farm.book.get(status.lease)
+            if lease.node == name and lease.epoch == status.epoch and lease.state != "stopping":
+                await self._end(lease, exit_sentence(status))
+
+    async def _give_up(self, name: str) -> None:
+        for lease in self._farm.book.on_node(name):
+            await self._end(lease, f"node {name} is down")
+
+    async def _end(self, lease: Lease, detail: str) -> None:
+        log.warning("lease %s of %s/%s on %s ended: %s", lease.id, lease.owner, lease.server_name, lease.node, detail)
+        await self._farm.book.release(lease.id, detail)
+
+    # ---- a node that was reached --------------------------------------------------------------------------------
+
+    async def _compare(self, name: str) -> None:
+        """Make servers and leases of a node agree; on a failure a later pass tries again."""
+        try:
+            # Leases first: one that runs now has a server in any answer from now on.
+            leases = {lease.id: lease for lease in self._farm.book.on_node(name)}
+            servers = {server.lease: server for server in await self._farm.inventory.link(name).client.servers()}
+            clean = all([await self._fence(name, server) for server in servers.values()])
+            for lease in leases.values():
+                await self._match(lease, servers.get(lease.id))
+        except AgentFarmError as exc:
+            log.info("node %s could not be checked: %s", name, exc.message)
+            return
+        if clean:
+            self._reconciled.add(name)
+            self._farm.events.tell("node", name)
+            self.wake()
+
+    async def _fence(self, name: str, server: ServerStatus) -> bool:
+        """Stop a server that no lease stands for; return whether the node is rid of it."""
+        if server.state == "exited":
+            return True
+        with suppress(NotFoundError):
+            lease = self._farm.book.get(server.lease)
+            if lease.node == name and lease.epoch == server.epoch:
+                return True
+        log.warning("node %s has a server of lease %s, which it does not hold (any more): stopped", name, server.lease)
+        result = await self._farm.inventory.link(name).client.stop(server.lease, STRAY_GRACE_SECONDS)
+        return result.gone and result.gpus_free
+
+    async def _match(self, lease: Lease, server: ServerStatus | None) -> None:
+        if lease.state == "stopping":
+            self._tasks.start(f"stopping {lease.id}", self._farm.finish(lease.id))
+        elif server is not None and server.state == "exited":
+            await self._end(lease, exit_sentence(server))
+        elif server is None and lease.state == "running":
+            await self._end(lease, f"the server is gone from {lease.node}")
+
+    # ---- passes -------------------------------------------------------------------------------------------------
+
+    async def _passes(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._pass()
+            except Exception:  # the loop's edge: one bad pass must not be the last
+                log.exception("a pass over the farm failed; the next one tries again")
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _pass(self) -> None:
+        now = time.time()
+        for node in self._farm.inventory.all_nodes():
+            if node.state == "ready" and node.name not in self._reconciled:
+                self._tasks.start(f"checking {node.name}", self._compare(node.name))
+            if node.drain is not None and node.drain.deadline_at is not None and node.drain.deadline_at <= now:
+                self._stop_all(node.name, f"node {node.name} was drained: {node.drain.reason}")
+        for lease in self._farm.book.alive():
+            self._look_at(lease, now)
+        await self._farm.placement.advance()
+
+    def _look_at(self, lease: Lease, now: float) -> None:
+        if lease.state == "granted" and now - (lease.granted_at or now) > self._farm.grant_timeout:
+            detail = f"no server was started within {self._farm.grant_timeout:g} s"
+            self._tasks.start(f"stopping {lease.id}", self._farm.release(lease.id, 0, detail))
+        elif lease.state == "stopping" and lease.node in self._reconciled:
+            self._tasks.start(f"stopping {lease.id}", self._farm.finish(lease.id))
+
+    def _stop_all(self, name: str, detail: str) -> None:
+        for lease in self._farm.book.on_node(name):
+            if lease.state != "stopping":
+                self._tasks.start(f"stopping {lease.id}", self._farm.release(lease.id, detail=detail))
+
+
+def exit_sentence(server: ServerStatus) -> str:
+    """Say how a server ended."""
+    return server.exit.sentence() if server.exit is not None else "the server is gone; how it ended is not known"

@@ -1,0 +1,266 @@
+"""Everything that can go wrong, in one tree.
+
+::
+
+    AgentFarmError
+    ├── ConfigError              an option of the configuration cannot be used
+    ├── InvalidField             a field of a request or a file has the wrong form
+    ├── NotFoundError            the named thing does not exist
+    ├── ConflictError            the thing exists, but not in a state that allows this
+    ├── PlacementRefused         no node could ever serve the request
+    ├── QuotaExceeded            the owner may not have more
+    ├── FarmUnavailable          the controller did not answer
+    ├── ProtocolError            the peer does not speak this version of the protocol
+    ├── TransportError           a node could not be reached or did not do as told
+    │   ├── NodeUnreachable      no connection, or it was lost
+    │   ├── HostKeyRefused       the node's host key is not the pinned one
+    │   └── RemoteCommandFailed  a command on the node ended with a non-zero status
+    ├── NodedError               noded answered with an error of its own
+    │   ├── GpuBusy              a live server holds the GPU
+    │   └── LaunchFailed         the server's process could not be started
+    ├── ServerDied               the server ended before it answered
+    ├── HubApiError              the Hub's REST API refused or failed
+    └── RunFailed                a notebook run could not be carried out
+
+Every class has a fixed ``reason``: it is what APIs answer, metrics label and tests compare.
+Messages are for people. Facts are attributes; the message is built from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class AgentFarmError(Exception):
+    """Something went wrong in the farm."""
+
+    #: Fixed, machine-readable; what `{"message", "reason"}` answers carry.
+    reason: ClassVar[str] = "error"
+    #: The HTTP status an API answers this with.
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+    @property
+    def message(self) -> str:
+        """What happened and what to do, in one sentence for people."""
+        return str(self)
+
+    def facts(self) -> dict[str, object]:
+        """Return what is known beyond the message, as JSON-ready values."""
+        return {}
+
+
+class ConfigError(AgentFarmError):
+    """An option of the configuration cannot be used."""
+
+    reason = "config"
+
+
+class InvalidField(AgentFarmError):
+    """A field has the wrong form.
+
+    Parameters
+    ----------
+    field
+        Name of the field or option, dotted for nested ones.
+    wanted
+        The form that is wanted, as a noun phrase: "a whole number of at least 0".
+    got
+        The value that came.
+    """
+
+    reason = "invalid"
+    http_status = 400
+
+    def __init__(self, field: str, wanted: str, got: object) -> None:
+        self.field, self.wanted, self.got = field, wanted, got
+        shown = repr(got)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"{field} must be {wanted}, not {shown}")
+
+    def facts(self) -> dict[str, object]:
+        """Return the field and the form wanted."""
+        return {"field": self.field, "wanted": self.wanted}
+
+
+class NotFoundError(AgentFarmError):
+    """The named thing does not exist."""
+
+    reason = "not_found"
+    http_status = 404
+
+
+class ConflictError(AgentFarmError):
+    """The thing is not in a state that allows this."""
+
+    reason = "conflict"
+    http_status = 409
+
+
+class PlacementRefused(AgentFarmError):
+    """No node of this farm could ever serve the request.
+
+    Parameters
+    ----------
+    refusals
+        For each node, the reason and the detail it was refused with.
+    """
+
+    reason = "refused"
+    http_status = 409
+
+    def __init__(self, refusals: Mapping[str, str], message: str | None = None) -> None:
+        self.refusals = dict(refusals)
+        super().__init__(message or self._sentence())
+
+    def _sentence(self) -> str:
+        if not self.refusals:
+            return "The farm has no nodes yet: add one with `agentfarm nodes add`."
+        each = "; ".join(f"{node}: {why}" for node, why in sorted(self.refusals.items())[:8])
+        more = f"; and {len(self.refusals) - 8} more nodes" if len(self.refusals) > 8 else ""
+        return f"No node of this farm can ever serve this request ({each}{more})."
+
+    def facts(self) -> dict[str, object]:
+        """Return each node's refusal."""
+        return {"refusals": self.refusals}
+
+
+class QuotaExceeded(AgentFarmError):
+    """The owner may not have more."""
+
+    reason = "quota"
+    http_status = 403
+
+
+class FarmUnavailable(AgentFarmError):
+    """The controller does not answer; see the log of the `agentfarm` service."""
+
+    reason = "controller_unavailable"
+    http_status = 503
+
+
+class ProtocolError(AgentFarmError):
+    """The peer does not speak this version of the protocol."""
+
+    reason = "protocol"
+    http_status = 502
+
+
+class TransportError(AgentFarmError):
+    """A node could not be reached or did not do as told."""
+
+    reason = "transport"
+    http_status = 502
+
+    def __init__(self, node: str, message: str) -> None:
+        self.node = node
+        super().__init__(f"node {node}: {message}")
+
+    def facts(self) -> dict[str, object]:
+        """Return the node's name."""
+        return {"node": self.node}
+
+
+class NodeUnreachable(TransportError):
+    """There is no connection to the node, or it was lost."""
+
+    reason = "node_unreachable"
+    http_status = 503
+
+
+class HostKeyRefused(TransportError):
+    """The node's host key is not the one that was pinned at enrolment."""
+
+    reason = "host_key"
+
+
+class RemoteCommandFailed(TransportError):
+    """A command on the node ended with a non-zero exit status."""
+
+    reason = "remote_command"
+
+    def __init__(self, node: str, command: str, exit_status: int | None, stderr: str) -> None:
+        self.command, self.exit_status, self.stderr = command, exit_status, stderr
+        last = stderr.strip().splitlines()[-1:] or ["it wrote nothing to stderr"]
+        super().__init__(node, f"`{command}` ended with status {exit_status}: {last[0]}")
+
+    def facts(self) -> dict[str, object]:
+        """Return command, exit status and stderr."""
+        return super().facts() | {
+            "command": self.command,
+            "exit_status": self.exit_status,
+            "stderr": self.stderr,
+        }
+
+
+class NodedError(AgentFarmError):
+    """The node's daemon refused or failed.
+
+    `remote_reason` is the reason noded gave; `remote_facts` what it knew.
+    """
+
+    reason = "noded"
+    http_status = 502
+
+    def __init__(
+        self, message: str, remote_reason: str = "error", remote_facts: Mapping[str, object] | None = None
+    ) -> None:
+        self.remote_reason = remote_reason
+        self.remote_facts = dict(remote_facts or {})
+        super().__init__(message)
+
+    def facts(self) -> dict[str, object]:
+        """Return what noded knew."""
+        return {"noded_reason": self.remote_reason, **self.remote_facts}
+
+
+class GpuBusy(NodedError):
+    """A live server on the node holds the GPU."""
+
+    reason = "gpu_busy"
+
+
+class LaunchFailed(NodedError):
+    """The server's process could not be started."""
+
+    reason = "launch_failed"
+
+
+class ServerDied(AgentFarmError):
+    """The server ended before it answered."""
+
+    reason = "server_died"
+    http_status = 502
+
+    def __init__(self, message: str, log_tail: str = "") -> None:
+        self.log_tail = log_tail
+        super().__init__(message)
+
+    def facts(self) -> dict[str, object]:
+        """Return the last lines of the server's log."""
+        return {"log_tail": self.log_tail}
+
+
+class HubApiError(AgentFarmError):
+    """The Hub's REST API refused or failed."""
+
+    reason = "hub_api"
+    http_status = 502
+
+    def __init__(self, method: str, path: str, status: int, message: str) -> None:
+        self.method, self.path, self.status = method, path, status
+        super().__init__(f"the Hub answered {status} to {method} {path}: {message}")
+
+    def facts(self) -> dict[str, object]:
+        """Return the request and the status it was answered with."""
+        return {"method": self.method, "path": self.path, "status": self.status}
+
+
+class RunFailed(AgentFarmError):
+    """A notebook run could not be carried out."""
+
+    reason = "run_failed"

@@ -1,0 +1,191 @@
+"""Database: the controller's one database, used from one thread, in transactions.
+
+``await database.run(work)`` calls ``work(connection)`` on the database's own thread inside a transaction: committed
+when it returns, rolled back when it raises. Work from many tasks is done one after the other, in the order of the
+calls, so that what one transaction reads is still true when it writes.
+
+SQLite runs with a write-ahead log and begins every transaction as a writer (``BEGIN IMMEDIATE``), so a second process
+waits instead of failing half-way. Its file has mode 0600. PostgreSQL is reached through psycopg.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.url import URL
+
+from jupyterhub_agentfarm.errors import ConfigError, FarmUnavailable
+
+T = TypeVar("T")
+
+#: Tables of every part; a part that has some adds them at import.
+metadata = sa.MetaData()
+#: Grows when a table changes in a way that older code cannot read.
+SCHEMA_VERSION = 1
+#: How long a transaction waits for another process's, in seconds.
+BUSY_SECONDS = 10
+
+_schema = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, primary_key=True))
+
+
+def parse_url(text: str) -> URL:
+    """Return the database's URL.
+
+    Raises
+    ------
+    ConfigError
+        It is no URL, or one of a database that is not supported.
+    """
+    wanted = "ControllerApp.db_url must be a URL such as sqlite:////var/lib/agentfarm/agentfarm.sqlite"
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError) as exc:
+        # The text itself may hold a password.
+        raise ConfigError(f"{wanted} or postgresql://user@host/name; this one cannot be parsed") from exc
+    backend = url.get_backend_name()
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise ConfigError(f"{wanted}, or one of PostgreSQL; {backend} is not supported")
+    return url
+
+
+class Database:
+    """The database of the controller.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy URL of SQLite or PostgreSQL.
+
+    Raises
+    ------
+    ConfigError
+        The URL cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = parse_url(url)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agentfarm-database")
+        self._engine: Engine | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"Database({self._url.render_as_string(hide_password=True)!r})"
+
+    async def open(self) -> None:
+        """Connect, make the tables that are missing, and check the schema.
+
+        Raises
+        ------
+        ConfigError
+            The database cannot be used, or was made by a newer version.
+        """
+        await self._on_thread(self._open)
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work(connection)` returns, called on the database's thread in a transaction.
+
+        A cancelled caller does not undo the transaction: it ends on its thread.
+
+        Raises
+        ------
+        FarmUnavailable
+            The database is not open.
+        """
+        return await self._on_thread(lambda: self._transaction(work))
+
+    async def aclose(self) -> None:
+        """Finish what was asked for and disconnect; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._dispose)
+        self._thread.shutdown(wait=False)
+
+    async def _on_thread(self, call: Callable[[], T]) -> T:
+        if self._closed:
+            raise FarmUnavailable("the controller's database is closed: it is stopping")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    # ---- on the database's thread -------------------------------------------------------------------------------
+
+    def _transaction(self, work: Callable[[Connection], T]) -> T:
+        if self._engine is None:
+            raise FarmUnavailable("the controller's database is not open yet")
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def _open(self) -> None:
+        if self._engine is not None:
+            return
+        try:
+            self._engine = self._make_engine()
+            self._transaction(_prepare_schema)
+        except ModuleNotFoundError as exc:
+            raise ConfigError(
+                f"ControllerApp.db_url needs {exc.name}: pip install 'jupyterhub-agentfarm[postgresql]'"
+            ) from exc
+        except (sa.exc.SQLAlchemyError, OSError) as exc:
+            self._dispose()
+            cause = getattr(exc, "orig", None) or exc
+            raise ConfigError(f"ControllerApp.db_url: {self!r} cannot be used: {cause}") from exc
+        except ConfigError:
+            self._dispose()
+            raise
+
+    def _make_engine(self) -> Engine:
+        if self._url.get_backend_name() != "sqlite":
+            return sa.create_engine(self._url, pool_pre_ping=True, pool_size=1, max_overflow=0)
+        if self._url.database and self._url.database != ":memory:":
+            _private_file(Path(self._url.database))
+        engine = sa.create_engine(self._url, connect_args={"timeout": BUSY_SECONDS})
+        event.listen(engine, "connect", _on_sqlite_connect)
+        event.listen(engine, "begin", _on_sqlite_begin)
+        return engine
+
+    def _dispose(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+
+def _prepare_schema(connection: Connection) -> None:
+    _schema.create(connection, checkfirst=True)
+    found = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar()
+    if found is not None and found > SCHEMA_VERSION:
+        raise ConfigError(
+            f"the database at ControllerApp.db_url was made by a newer jupyterhub-agentfarm (schema {found}, this one "
+            f"reads up to {SCHEMA_VERSION}): install the newer version again, or restore a backup from before it"
+        )
+    metadata.create_all(connection)
+    if found is None:
+        connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+
+
+def _private_file(path: Path) -> None:
+    """Make the file before SQLite does, so that its log files take over the mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
+
+
+def _on_sqlite_connect(dbapi_connection: Any, _record: object) -> None:
+    # The driver's own transactions begin too late for a read that is followed by a write.
+    dbapi_connection.isolation_level = None
+    cursor = dbapi_connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

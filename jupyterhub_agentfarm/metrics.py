@@ -1,0 +1,157 @@
+"""Every metric of the farm, defined once: name, type, help, labels, unit, as data.
+
+Who shows a metric, scrapes it or draws it takes its name from here. The rules: base units; ``_total`` only on
+counters; ratios are 0-1; instants are ``_timestamp_seconds``; identity stands on ``_info``; a label never holds a
+user, a lease, a process or a text that somebody wrote freely; values of closed sets exist from the start, at 0, so
+that an alert can see the first failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+MetricType = Literal["gauge", "counter", "histogram"]
+#: "hub": about the whole farm; "node": about one node, so that its series are in the set of the node's role.
+Scope = Literal["hub", "node"]
+
+NODE_ROLES = ("microserver", "gpuserver")
+NODE_STATUSES = ("ready", "cordoned", "draining", "unreachable", "down")
+LEASE_STATES = ("waiting", "granted", "running", "stopping")
+TASK_OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled", "lost")
+CASE_OUTCOMES = (*TASK_OUTCOMES, "skipped")
+RUN_OUTCOMES = ("completed", "failed", "cancelled", "interrupted")
+#: Upper bounds of the histogram of case durations.
+DURATION_BUCKETS_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+
+#: A node's further GPUs and mountpoints are left out: the number of series stays bounded.
+MAX_GPUS_PER_NODE = 16
+MAX_MOUNTPOINTS_PER_NODE = 4
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The definition of one metric."""
+
+    name: str
+    type: MetricType
+    help: str
+    labels: tuple[str, ...] = ()
+    #: Base unit, as in "bytes"; "" for a count or a flag.
+    unit: str = ""
+    scope: Scope = "node"
+    #: Whether it keeps its value while the node is down: counters and what says that it is down.
+    outlives_node: bool = False
+
+
+def _node(name: str, text: str, labels: tuple[str, ...] = (), unit: str = "", *, outlives: bool = False) -> Metric:
+    return Metric(f"agentfarm_{name}", "gauge", text, ("node", *labels), unit, outlives_node=outlives)
+
+
+def _gpu(name: str, text: str, unit: str = "") -> Metric:
+    return _node(f"gpu_{name}", text, ("gpu",), unit)
+
+
+def _hub(name: str, text: str, labels: tuple[str, ...] = (), unit: str = "") -> Metric:
+    return Metric(f"agentfarm_{name}", "gauge", text, labels, unit, scope="hub")
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], scope: Scope) -> Metric:
+    return Metric(f"agentfarm_{name}", "counter", text, labels, scope=scope, outlives_node=True)
+
+
+_GPU_INFO_LABELS = ("gpu", "uuid", "name", "driver_version", "simulated")
+_CASE_LABELS = ("node", "suite", "case", "outcome")
+
+_DEFINED = (
+    # ---- a node ----
+    _node("node_info", "What the node is; always 1.", ("role", "version", "os", "arch"), outlives=True),
+    _node("node_up", "Whether the node is connected and its reports are fresh.", outlives=True),
+    _node(
+        "node_last_report_timestamp_seconds",
+        "When the last report of the node arrived, by the controller's clock.",
+        unit="seconds",
+        outlives=True,
+    ),
+    _node("node_clock_skew_seconds", "The controller's clock minus the node's.", unit="seconds"),
+    _node("node_boot_time_seconds", "When the node was started; uptime is time() minus this.", unit="seconds"),
+    _node("node_cpus", "Logical processors of the node."),
+    _node("node_cpu_utilization_ratio", "Share of all processors that was busy since the last report.", unit="ratio"),
+    _node("node_load1", "Load average over one minute."),
+    _node("node_load5", "Load average over five minutes."),
+    _node("node_load15", "Load average over fifteen minutes."),
+    _node("node_memory_total_bytes", "Memory of the node.", unit="bytes"),
+    _node("node_memory_available_bytes", "Memory that programs can still get without swapping.", unit="bytes"),
+    _node("node_filesystem_size_bytes", "Size of a filesystem of the node.", ("mountpoint",), "bytes"),
+    _node("node_filesystem_avail_bytes", "Room on a filesystem for ordinary accounts.", ("mountpoint",), "bytes"),
+    # ---- a GPU of a node ----
+    _node("gpu_info", "What the GPU is; always 1. gpu is its number on the node.", _GPU_INFO_LABELS, outlives=True),
+    _gpu("utilization_ratio", "Share of the last sample period in which a kernel ran.", "ratio"),
+    _gpu("memory_used_bytes", "Memory of the GPU that is in use.", "bytes"),
+    _gpu("memory_total_bytes", "Memory of the GPU.", "bytes"),
+    _gpu("power_watts", "Power that the GPU draws.", "watts"),
+    _gpu("power_limit_watts", "Power that the GPU may draw.", "watts"),
+    _gpu("temperature_celsius", "Temperature of the GPU.", "celsius"),
+    _gpu("leased", "Whether a lease holds the GPU."),
+    _node("gpu_collect_success", "Whether the node could read its GPUs; 0 while the driver hangs or fails."),
+    # ---- the farm ----
+    _hub("build_info", "The version that runs; always 1.", ("version",)),
+    _hub("nodes", "Nodes of a role in a state.", ("role", "state")),
+    _hub("leases", "Leases in a state.", ("state",)),
+    _hub("farm_gpu_utilization_ratio", "Mean over the GPUs of all live nodes.", unit="ratio"),
+    _hub("farm_gpu_memory_used_bytes", "Memory in use, over the GPUs of all live nodes.", unit="bytes"),
+    _hub("farm_gpu_memory_total_bytes", "Memory of the GPUs of all live nodes.", unit="bytes"),
+    # ---- the benchmark ----
+    _counter("tasks_finished_total", "Units of work that ended on the node.", ("node", "outcome"), "node"),
+    _counter("benchmark_cases_total", "Benchmark cases that ended on the node.", _CASE_LABELS, "node"),
+    _counter("benchmark_runs_total", "Benchmark runs that ended.", ("suite", "outcome"), "hub"),
+    Metric(
+        "agentfarm_benchmark_case_duration_seconds",
+        "histogram",
+        "How long a case that succeeded took on a node.",
+        ("suite", "case"),
+        "seconds",
+        scope="hub",
+        outlives_node=True,
+    ),
+)
+
+#: All definitions by name, in the order in which they are shown.
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _DEFINED}
+
+
+def escape_label_value(value: str) -> str:
+    r"""Return `value` as it may stand between quotes in the text format: ``\``, ``"`` and line feeds escaped."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def format_value(value: float) -> str:
+    """Return a number as the text format writes it."""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))
+
+
+def sample_line(name: str, labels: Mapping[str, str], value: float, suffix: str = "") -> str:
+    """Return one line of the text format 0.0.4, without its line feed.
+
+    Parameters
+    ----------
+    name
+        A name of :data:`METRICS`.
+    labels
+        Exactly the labels of its definition, and ``le`` for a bucket.
+    suffix
+        ``_bucket``, ``_sum`` or ``_count`` of a histogram.
+    """
+    metric = METRICS[name]
+    wanted = (*metric.labels, "le") if suffix == "_bucket" else metric.labels
+    if tuple(labels) != wanted:
+        raise ValueError(f"{name} has the labels {wanted}, not {tuple(labels)}")
+    pairs = ",".join(f'{key}="{escape_label_value(text)}"' for key, text in labels.items())
+    return f"{name}{suffix}{{{pairs}}} {format_value(value)}" if pairs else f"{name}{suffix} {format_value(value)}"
+
+
+def head_lines(metric: Metric) -> str:
+    r"""Return the ``# HELP`` and ``# TYPE`` lines of a metric, each with its line feed."""
+    text = metric.help.replace("\\", "\\\\").replace("\n", "\\n")
+    return f"# HELP {metric.name} {text}\n# TYPE {metric.name} {metric.type}\n"

@@ -1,0 +1,175 @@
+"""The command line of noded, and its options."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from traitlets import Bool, Enum, Integer, List, TraitError, Unicode, default, validate
+from traitlets.config import Application
+
+from jupyterhub_agentfarm import __version__
+from jupyterhub_agentfarm.errors import AgentFarmError, ConflictError
+from jupyterhub_agentfarm.traitlets import Seconds
+
+from .ensure import ALREADY_RUNS, check_socket_path, ensure
+
+
+class NodedApp(Application):
+    """The daemon on a node: telemetry, and the servers that run there.
+
+    It listens on a unix socket in its state directory and on nothing else. The controller reaches it over SSH and
+    starts it there with ``--ensure``; systemd can start it as well.
+    """
+
+    name = "agentfarm-noded"
+    description = __doc__
+    version = __version__
+
+    state_dir = Unicode(
+        config=True,
+        help="""
+        Directory of the socket, the lock, and the records and logs of servers; made with mode 0700. The default is
+        $XDG_STATE_HOME/agentfarm or ~/.local/state/agentfarm. It must be on a local filesystem, and its path short:
+        a unix socket's path has at most 107 bytes. Two noded of one account need two directories.
+        """,
+    )
+    telemetry_interval = Seconds(
+        2.0,
+        config=True,
+        help="""
+        Seconds between two reports, 0.05 at least. Shorter ones make placement see a load sooner; each costs some
+        milliseconds of CPU time on the node and, on some GPUs, keeps the device from saving power.
+        """,
+    )
+    simulated_gpus = Integer(
+        0,
+        min=0,
+        max=16,
+        config=True,
+        help="""
+        Number of GPUs to declare that do not exist, 0-16, for demos and tests. They are marked as simulated wherever
+        they are shown; their utilisation and memory are those of the processes of the server that holds them.
+        """,
+    )
+    mountpoints = List(
+        Unicode(),
+        default_value=["/"],
+        maxlen=4,
+        config=True,
+        help="""
+        Mountpoints whose size and free space are reported, 4 at most. Name those that servers write to. One on a
+        file server that hangs makes all of them disappear from the report until it answers.
+        """,
+    )
+    nvml_timeout = Seconds(
+        5.0,
+        config=True,
+        help="""
+        Seconds after which a call of NVML counts as hanging, and the node's GPUs are reported without measured
+        values. A smaller one is noticed sooner; a driver without persistence mode may need two seconds to wake up.
+        """,
+    )
+    cgroup = Enum(
+        ["auto", "off"],
+        default_value="auto",
+        config=True,
+        help="""
+        "auto": every server gets a cgroup of its own where noded may make one (a delegated version 2 tree, or the
+        version 1 hierarchies pids and memory), so that stopping finds every process of it. "off": never; sessions,
+        parents and the environment's lease id are what processes are found by.
+        """,
+    )
+    ensure = Bool(
+        False,
+        help='Start a noded in the background unless one runs, print {"socket", "pid"}, and exit.',
+    ).tag(config=True)
+
+    aliases = {
+        "state-dir": "NodedApp.state_dir",
+        "simulated-gpus": "NodedApp.simulated_gpus",
+        "telemetry-interval": "NodedApp.telemetry_interval",
+        "log-level": "Application.log_level",
+        "config": "NodedApp.config_file",
+    }
+    flags = {"ensure": ({"NodedApp": {"ensure": True}}, "Start a noded in the background unless one runs.")}
+
+    config_file = Unicode("", config=True, help="A traitlets configuration file to read; empty: none.")
+
+    @default("state_dir")
+    def _default_state_dir(self) -> str:
+        given = os.environ.get("XDG_STATE_HOME", "")
+        base = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
+        return str(base / "agentfarm")
+
+    @default("log_level")
+    def _default_log_level(self) -> int:
+        return logging.INFO
+
+    @validate("telemetry_interval")
+    def _check_interval(self, proposal: Any) -> float:
+        if proposal["value"] < 0.05:
+            raise TraitError("NodedApp.telemetry_interval must be at least 0.05 seconds")
+        return float(proposal["value"])
+
+    @property
+    def socket_path(self) -> Path:
+        """Absolute path of the socket."""
+        return Path(self.state_dir).expanduser().absolute() / "noded.sock"
+
+    def initialize(self, argv: list[str] | None = None) -> None:
+        """Read the command line, then the configuration file that it names."""
+        self._arguments = list(sys.argv[1:] if argv is None else argv)
+        self.parse_command_line(self._arguments)
+        if self.config_file:
+            path = Path(self.config_file).absolute()
+            self.load_config_file(path.name, path=str(path.parent))
+            self.update_config(self.cli_config)
+
+    def start(self) -> None:
+        """Run the daemon, or see to it that one runs."""
+        try:
+            check_socket_path(self.socket_path)
+            if self.ensure:
+                self._ensure()
+            else:
+                self._run()
+        except (AgentFarmError, OSError) as exc:
+            sys.stderr.write(f"{exc}\n")
+            self.exit(1)
+
+    def _ensure(self) -> None:
+        kept = [argument for argument in self._arguments if argument != "--ensure"]
+        pid = ensure(self.socket_path, kept)
+        sys.stdout.write(json.dumps({"socket": str(self.socket_path), "pid": pid}) + "\n")
+        sys.stdout.flush()
+
+    def _run(self) -> None:
+        # Imported here: --ensure, which runs over SSH all the time, needs none of it.
+        from .daemon import Noded, Settings, lock_state_dir
+
+        logging.basicConfig(
+            level=cast("int | str", self.log_level), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        settings = Settings(
+            state_dir=self.socket_path.parent,
+            telemetry_interval=self.telemetry_interval,
+            simulated_gpus=self.simulated_gpus,
+            mountpoints=tuple(self.mountpoints),
+            nvml_timeout=self.nvml_timeout,
+            cgroups=self.cgroup == "auto",
+        )
+        try:
+            lock = lock_state_dir(settings.state_dir)
+        except ConflictError as exc:
+            sys.stderr.write(f"{exc}\n")
+            self.exit(ALREADY_RUNS)
+        try:
+            asyncio.run(Noded(settings).run())
+        finally:
+            os.close(lock)

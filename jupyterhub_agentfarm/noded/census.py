@@ -1,0 +1,70 @@
+"""Which processes belong to which server.
+
+Everything of a server = its cgroup, its session, what descends from them, and the processes of the account whose
+environment names the lease. Kernels make sessions of their own and daemons leave the tree; no single one of the
+four finds them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import cgroups, procfs
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What names a server's processes."""
+
+    lease: str
+    pid: int
+    start_ticks: int
+    cgroups: tuple[str, ...] = ()
+    #: The end of the session's leader was watched, so that its session id cannot mean somebody else's session.
+    end_was_watched: bool = False
+
+
+class Census:
+    """All processes of the node at one moment."""
+
+    def __init__(self) -> None:
+        self.processes = procfs.scan()
+        self._children: dict[int, list[int]] = {}
+        self._leases: dict[int, str] = {}
+        for process in self.processes.values():
+            self._children.setdefault(process.ppid, []).append(process.pid)
+            lease = procfs.lease_of(process.pid)
+            if lease is not None:
+                self._leases[process.pid] = lease
+
+    def members(self, identity: Identity) -> list[procfs.Process]:
+        """Return the living processes of a server, noded itself never among them."""
+        found: set[int] = set()
+        todo = list(self._seeds(identity))
+        while todo:
+            pid = todo.pop()
+            if pid not in found and pid != os.getpid() and pid in self.processes:
+                found.add(pid)
+                todo += self._children.get(pid, [])
+        return [self.processes[pid] for pid in sorted(found) if not self.processes[pid].zombie]
+
+    def _seeds(self, identity: Identity) -> Iterable[int]:
+        leader = self.processes.get(identity.pid)
+        is_it = leader is not None and leader.start_ticks == identity.start_ticks
+        if is_it:
+            yield identity.pid
+        if is_it or (leader is None and identity.end_was_watched):
+            yield from (p.pid for p in self.processes.values() if p.session == identity.pid)
+        yield from cgroups.pids_in(identity.cgroups)
+        yield from (pid for pid, lease in self._leases.items() if lease == identity.lease)
+
+    def leader_of(self, lease: str) -> procfs.Process | None:
+        """Return the first process of a lease that leads a session: the server's own process."""
+        leaders = [
+            self.processes[pid]
+            for pid, name in self._leases.items()
+            if name == lease and self.processes[pid].session == pid and not self.processes[pid].zombie
+        ]
+        return min(leaders, key=lambda process: process.start_ticks, default=None)

@@ -1,0 +1,147 @@
+"""The daemon: a lock for its life, a socket, and everything behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from jupyterhub_agentfarm.errors import ConflictError
+from jupyterhub_agentfarm.models import ServerStatus, Telemetry
+from jupyterhub_agentfarm.protocol import MAX_LINE_BYTES, Event
+from jupyterhub_agentfarm.records import to_json
+
+from .cgroups import Cgroups
+from .connection import Connection
+from .gpus import GpuCollector
+from .launcher import Launcher
+from .methods import Methods
+from .simulated import SimulatedGpus
+from .store import Store
+from .telemetry import Sampler
+
+log = logging.getLogger(__name__)
+
+SOCKET_NAME = "noded.sock"
+LOCK_NAME = "noded.lock"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an admin chose; see the options of :class:`~.app.NodedApp`."""
+
+    state_dir: Path
+    telemetry_interval: float = 2
+    simulated_gpus: int = 0
+    mountpoints: tuple[str, ...] = ("/",)
+    nvml_timeout: float = 5
+    cgroups: bool = True
+
+
+def lock_state_dir(state_dir: Path) -> int:
+    """Take the state directory for this process's life and return the lock's file descriptor.
+
+    Raises
+    ------
+    ConflictError
+        Another noded has it.
+    """
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state_dir.chmod(0o700)
+    handle = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(handle)
+        raise ConflictError(f"another noded runs with the state directory {state_dir}") from exc
+    return handle
+
+
+class Noded:
+    """The daemon of one node and account.
+
+    Parameters
+    ----------
+    settings
+        What an admin chose.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connections: set[Connection] = set()
+        simulated = SimulatedGpus(settings.simulated_gpus, str(settings.state_dir))
+        self._sampler = Sampler(GpuCollector(settings.nvml_timeout), simulated, settings.mountpoints)
+        store = Store(settings.state_dir / "servers")
+        self._launcher = Launcher(store, Cgroups(settings.cgroups), self._sampler, self._server_exited)
+        self._methods = Methods(self._launcher, self._sampler, settings.telemetry_interval, settings.nvml_timeout + 2)
+
+    @property
+    def socket_path(self) -> Path:
+        """Where it listens."""
+        return self._settings.state_dir / SOCKET_NAME
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Servers go on."""
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        await self._launcher.take_over()
+        sampling = asyncio.create_task(
+            self._sampler.run(self._settings.telemetry_interval, self._launcher.servers, self._telemetry)
+        )
+        sampling.add_done_callback(lambda _: ended.set())
+        server = await self._listen()
+        log.info("Listening on %s", self.socket_path)
+        try:
+            await ended.wait()
+        finally:
+            await self._close(server, sampling)
+        log.info("Ended; servers go on")
+
+    async def _listen(self) -> asyncio.Server:
+        # Only the holder of the lock is here: whoever made an old socket is dead.
+        self.socket_path.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            sock.bind(str(self.socket_path))
+        finally:
+            os.umask(before)
+        return await asyncio.start_unix_server(self._connected, sock=sock, limit=MAX_LINE_BYTES)
+
+    async def _close(self, server: asyncio.Server, sampling: asyncio.Task[None]) -> None:
+        server.close()
+        self.socket_path.unlink(missing_ok=True)
+        sampling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampling
+        await self._launcher.close()
+        for connection in list(self._connections):
+            connection.end()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(reader, writer, self._methods.dispatch)
+        self._connections.add(connection)
+        try:
+            await connection.serve()
+        finally:
+            self._connections.discard(connection)
+
+    def _telemetry(self, sample: Telemetry) -> None:
+        self._launcher.forget_old()
+        self._broadcast("telemetry", sample)
+
+    def _server_exited(self, status: ServerStatus) -> None:
+        self._broadcast("server_exited", status)
+
+    def _broadcast(self, event: Event, record: Telemetry | ServerStatus) -> None:
+        data = to_json(record)
+        for connection in list(self._connections):
+            connection.event(event, data)

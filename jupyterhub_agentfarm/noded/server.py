@@ -1,0 +1,137 @@
+"""One server as noded sees it: a process that is watched by a pidfd until it ends.
+
+::
+
+    starting ──▶ running ──▶ exited ──▶ settled (nothing of it is left, its GPUs are free)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from jupyterhub_agentfarm.models import ServerExit, ServerState
+
+from . import cgroups, procfs
+from .census import Identity
+from .store import Record
+
+#: A large process takes a while to end after the kernel chose it; a kill that was longer ago explains nothing.
+_OOM_SECONDS = 30.0
+
+
+class Server:
+    """A server's process and what is known about it.
+
+    Parameters
+    ----------
+    record
+        What is, or will be, written down.
+    child
+        The process, when this noded started it; None for an adopted one.
+    """
+
+    def __init__(self, record: Record, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.status = record.status
+        self.cgroups = record.cgroups
+        self.exited = asyncio.Event()
+        #: Somebody asked for its end: whatever ends it now, it "was stopped".
+        self.stop_requested = False
+        #: Launching is over; before that, the answer to the launch says what happened, not an event.
+        self.announced = True
+        #: Every pid that was seen to belong to it: what must leave its GPUs.
+        self.seen_pids: set[int] = {record.status.pid}
+        self._child = child
+        self._end_was_watched = False
+        self._pidfd: int | None = None
+        self._oom_kills = cgroups.oom_kills(self.cgroups)
+        self._oom_kill_at = -math.inf
+
+    @property
+    def identity(self) -> Identity:
+        """What names its processes."""
+        status = self.status
+        return Identity(status.lease, status.pid, status.pid_start_ticks, self.cgroups, self._end_was_watched)
+
+    @property
+    def record(self) -> Record:
+        """What is to be written down."""
+        return Record(self.status, self.cgroups)
+
+    def change(self, *, state: ServerState | None = None, epoch: int | None = None) -> None:
+        """Set what can change while it runs."""
+        self.status = dataclasses.replace(
+            self.status, state=state or self.status.state, epoch=self.status.epoch if epoch is None else epoch
+        )
+
+    def watch(self, on_exit: Callable[[Server], None]) -> bool:
+        """Call `on_exit` as soon as the process ends.
+
+        Returns
+        -------
+        bool
+            False when there is no such process any more; `on_exit` is not called then.
+        """
+        try:
+            pidfd = os.pidfd_open(self.status.pid)
+        except ProcessLookupError:
+            return False
+        process = procfs.read(self.status.pid)
+        if process is None or process.start_ticks != self.status.pid_start_ticks:
+            os.close(pidfd)
+            return False
+        self._pidfd = pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._ended, on_exit)
+        return True
+
+    def _ended(self, on_exit: Callable[[Server], None]) -> None:
+        self.unwatch()
+        self._end_was_watched = True
+        self.mark_exited(self._how())
+        on_exit(self)
+
+    def unwatch(self) -> None:
+        """Watch no longer; the process goes on."""
+        if self._pidfd is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def mark_exited(self, exit_: ServerExit) -> None:
+        """Write into the status how it ended."""
+        self.status = dataclasses.replace(self.status, state="exited", exit=exit_)
+        self.exited.set()
+
+    def _how(self) -> ServerExit:
+        # The pidfd said that it ended, so this reaps it without waiting.
+        returncode = None if self._child is None else self._child.wait()
+        code = returncode if returncode is not None and returncode >= 0 else None
+        number = -returncode if returncode is not None and returncode < 0 else None
+        now = time.time()
+        if self.stop_requested:
+            return ServerExit("stopped", now, code, number)
+        self.note_oom_kills()
+        out_of_memory = time.monotonic() - self._oom_kill_at < _OOM_SECONDS
+        if out_of_memory and code is None and number in (None, signal.SIGKILL):
+            return ServerExit("oom", now, None, signal.SIGKILL)
+        if returncode is None:
+            return ServerExit("unknown", now)
+        return ServerExit("exited" if number is None else "signal", now, code, number)
+
+    def note_oom_kills(self) -> None:
+        """Remember when the kernel last killed a process for memory; called now and then, and at the end."""
+        count = cgroups.oom_kills(self.cgroups)
+        if count > self._oom_kills:
+            self._oom_kill_at = time.monotonic()
+        self._oom_kills = count
+
+    def terminate(self) -> None:
+        """Ask the server's own process to end; Jupyter then ends its kernels."""
+        self.stop_requested = True
+        procfs.send_signal(self.status.pid, self.status.pid_start_ticks, signal.SIGTERM)

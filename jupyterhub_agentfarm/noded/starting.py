@@ -1,0 +1,159 @@
+"""From a launch request to a process that is watched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+
+from jupyterhub_agentfarm.models import LaunchSpec, ServerState, ServerStatus
+
+from . import procfs
+from .census import Census
+from .cgroups import Cgroups
+from .listening import failed, free_port, listen, service_url
+from .process import server_environment, start
+from .server import Server
+from .store import Record, Store
+
+_PORT_TRIES = 3
+#: How long a server that binds its port itself may take to do so.
+_BIND_SECONDS = 120.0
+_BIND_PAUSE_SECONDS = 0.1
+_TAIL_LINES = 50
+
+
+class Starter:
+    """Starts the processes.
+
+    Parameters
+    ----------
+    store
+        Where records and logs lie.
+    cgroups
+        Makes the cgroups.
+    boot_id
+        This boot of the node.
+    on_exit
+        Called when a server's process ended.
+    """
+
+    def __init__(self, store: Store, cgroups: Cgroups, boot_id: str, on_exit: Callable[[Server], None]) -> None:
+        self._store, self._cgroups, self.boot_id, self._on_exit = store, cgroups, boot_id, on_exit
+
+    async def start(self, spec: LaunchSpec, began: Callable[[Server], None]) -> Server:
+        """Start a server and return it once it listens, or holds a socket that does.
+
+        Parameters
+        ----------
+        spec
+            What to start.
+        began
+            Called with the server as soon as there is a process.
+
+        Raises
+        ------
+        LaunchFailed
+            It could not be started.
+        """
+        if spec.socket == "port":
+            return await self._start_on_port(spec, began)
+        sock = await asyncio.to_thread(listen, spec.address, spec.port_range)
+        # Once the server has it, noded's copy is closed: the port must not outlive the server.
+        with sock:
+            server = await self._spawn(spec, sock.getsockname()[1], sock)
+        began(server)
+        return server
+
+    async def _start_on_port(self, spec: LaunchSpec, began: Callable[[Server], None]) -> Server:
+        for _ in range(_PORT_TRIES):
+            port = await asyncio.to_thread(free_port, spec.address, spec.port_range)
+            server = await self._spawn(spec, port, None)
+            began(server)
+            if await self._listens(server, port):
+                server.change(state="running")
+                self._store.save(server.record)
+                return server
+            tail = await asyncio.to_thread(self._store.tail, spec.lease, _TAIL_LINES)
+            how = server.status.exit.sentence() if server.status.exit else f"it does not listen on port {port}"
+            if not server.exited.is_set() or server.stop_requested or not _says_port_taken(tail):
+                raise failed(f"the server did not come up: {how}", tail)
+        raise failed(f"the server found its port taken {_PORT_TRIES} times", tail)
+
+    async def _spawn(self, spec: LaunchSpec, port: int, sock: socket.socket | None) -> Server:
+        status = ServerStatus(
+            lease=spec.lease,
+            epoch=spec.epoch,
+            state="starting",
+            boot_id=self.boot_id,
+            pid=0,
+            pid_start_ticks=0,
+            address=spec.address,
+            port=port,
+            gpus=spec.gpus,
+            started_at=time.time(),
+        )
+        # Written before the process exists: a noded that is killed right now leaves no server unknown.
+        self._store.save(Record(status))
+        socket_fd = None if sock is None else sock.fileno()
+        environment = server_environment(spec, service_url(spec, port), socket_fd)
+        log_fd = self._store.open_log(spec.lease)
+        try:
+            child = await asyncio.to_thread(start, spec, environment, log_fd, socket_fd)
+        finally:
+            os.close(log_fd)
+        process = procfs.read(child.pid)
+        assert process is not None  # a child that was not waited for is there, if only as a zombie
+        server = self.track(status, process, child=child, state="starting" if sock is None else "running")
+        server.announced = False
+        if not server.watch(self._on_exit):
+            raise failed("the server's process cannot be watched")
+        self._store.save(server.record)
+        return server
+
+    def track(
+        self,
+        status: ServerStatus,
+        process: procfs.Process,
+        *,
+        child: subprocess.Popen[bytes] | None,
+        state: ServerState,
+    ) -> Server:
+        """Return the server that `process` is, in cgroups of its own where that may be."""
+        cgroups = self._cgroups.create(status.lease, process.pid)
+        status = dataclasses.replace(
+            status,
+            state=state,
+            pid=process.pid,
+            pid_start_ticks=process.start_ticks,
+            cgroup=cgroups[0] if cgroups else None,
+        )
+        return Server(Record(status, cgroups), child)
+
+    async def _listens(self, server: Server, port: int) -> bool:
+        """Return whether the server came to listen on `port`; false when it ended or took too long."""
+        deadline = time.monotonic() + _BIND_SECONDS
+        while not server.exited.is_set() and time.monotonic() < deadline:
+            if await asyncio.to_thread(_has_listener, server, port):
+                return True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BIND_PAUSE_SECONDS):
+                    await server.exited.wait()
+        return False
+
+
+def _has_listener(server: Server, port: int) -> bool:
+    """Return whether a process of the server, and not just anybody, listens on the port."""
+    inodes = procfs.listening_inodes(port)
+    if not inodes:
+        return False
+    return any(procfs.holds_socket(process.pid, inodes) for process in Census().members(server.identity))
+
+
+def _says_port_taken(text: str) -> bool:
+    return "already in use" in text.lower() or "eaddrinuse" in text.lower()

@@ -1,0 +1,20 @@
+"""Where a request goes: filter → score → reserve.
+
+::
+
+    PlacementRequest ──▶ filters: which nodes could take it now, later, never       (:mod:`.filters`, pure)
+                    ──▶ scores: which of them best                                  (:mod:`.scores`, pure)
+                    ──▶ policy: the choice, its GPUs, its explanation               (:mod:`.policy`)
+                    ──▶ lease in the database, or a place in the waiting line       (:mod:`.placement`, :mod:`.line`)
+
+A lease exists in the database before anything is started (:mod:`.leases`, :mod:`.lease_store`).
+"""
+
+from __future__ import annotations
+
+from .leases import LeaseBook
+from .placement import Placement
+from .policy import Decision, PlacementPolicy
+from .view import NodeView, OwnerUse
+
+__all__ = ["Decision", "LeaseBook", "NodeView", "OwnerUse", "Placement", "PlacementPolicy"]

@@ -1,0 +1,219 @@
+"""Filters say whether a node could take a request, now, later or never.
+
+A filter is a pure function of a node and a request. It returns nothing when the node passes, or a :class:`Refusal`
+with one of the names in :data:`REFUSALS`, a sentence for people, and whether the refusal may end by itself: a busy GPU
+becomes free (later), a missing label does not appear (never). A node that fails several filters is refused for the
+one that never ends, because that is the one to know about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..models import PlacementRequest
+from .view import NodeView, OwnerUse, free_gpus, has_memory, matches_model, matching_gpus
+
+REFUSALS = (
+    "node",
+    "not_eligible",
+    "labels",
+    "gpus",
+    "gpu_memory",
+    "gpu_model",
+    "cpu",
+    "memory",
+    "disk",
+    "quota",
+    "stale_telemetry",
+    "foreign_process",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a node does not take a request."""
+
+    #: One of :data:`REFUSALS`.
+    name: str
+    #: For people, without the node's name: "needs 2 GPUs, 1 is free".
+    detail: str
+    #: It may end without an admin changing the node.
+    later: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What filters need beyond node and request."""
+
+    owner: OwnerUse = field(default_factory=OwnerUse)
+    #: Bytes that must be available, for each of these filesystems that a node has.
+    min_disk_bytes: int = 0
+    mountpoints: tuple[str, ...] = ("/",)
+
+
+Filter = Callable[[NodeView, PlacementRequest, Limits], Refusal | None]
+
+
+def named_node(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse every node but the one asked for by name."""
+    if request.options.node in (None, view.node.name):
+        return None
+    return Refusal("node", f"the node {request.options.node} was asked for", later=False)
+
+
+def eligible(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse a node that is not ready, is cordoned or draining, or whose servers are not known yet."""
+    node = view.node
+    if not node.eligible:
+        mark = node.drain or node.cordon
+        why = mark.reason if node.state == "ready" and mark is not None else ""
+        return Refusal("not_eligible", f"is {node.status}" + (f": {why}" if why else ""), later=True)
+    if not view.reconciled:
+        return Refusal("not_eligible", "its servers are being checked", later=True)
+    return None
+
+
+def labels(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse a node that lacks one of the labels."""
+    have = view.node.spec.labels
+    missing = [f"{key}={value}" for key, value in request.options.labels.items() if have.get(key) != value]
+    return Refusal("labels", f"has no label {', '.join(sorted(missing))}", later=False) if missing else None
+
+
+def telemetry(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse a node that has not reported for some time."""
+    if view.node.telemetry is None:
+        return Refusal("stale_telemetry", "has not reported yet", later=True)
+    return None if view.fresh else Refusal("stale_telemetry", "has not reported lately", later=True)
+
+
+def gpus(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse a node without enough GPUs of the wanted kind, or without enough free ones."""
+    options, report = request.options, view.node.telemetry
+    if not options.gpus or report is None:
+        return None
+    if report.gpu_health in ("hanging", "failed"):
+        return Refusal("gpus", f"its GPUs cannot be read: {report.gpu_error or report.gpu_health}", later=True)
+    kind = _wrong_kind(view, request)
+    if kind is not None:
+        return kind
+    if len(free_gpus(view, options)) >= options.gpus:
+        return None
+    return _busy(view, request)
+
+
+def _wrong_kind(view: NodeView, request: PlacementRequest) -> Refusal | None:
+    """Compare with what the node has in total: this does not end by waiting."""
+    options, all_gpus = request.options, view.gpus
+    if len(all_gpus) < options.gpus:
+        return Refusal("gpus", f"needs {_count(options.gpus)}, it has {len(all_gpus) or 'none'}", later=False)
+    model = [gpu for gpu in all_gpus if matches_model(gpu, options)]
+    if len(model) < options.gpus:
+        names = ", ".join(sorted({gpu.name for gpu in all_gpus}))
+        return Refusal("gpu_model", f"needs {_count(options.gpus)} {options.gpu_model!r}, it has {names}", later=False)
+    if sum(has_memory(gpu, options) for gpu in model) < options.gpus:
+        most = max(gpu.memory_total_bytes or 0 for gpu in model)
+        wanted = f"needs {_count(options.gpus)} with {_gib(options.gpu_memory_bytes)}"
+        return Refusal("gpu_memory", f"{wanted}, its largest has {_gib(most)}", later=False)
+    return None
+
+
+def _busy(view: NodeView, request: PlacementRequest) -> Refusal:
+    """Say what the matching GPUs are busy with."""
+    matching = matching_gpus(view, request.options)
+    unleased = [gpu for gpu in matching if gpu.uuid not in view.promised.gpus]
+    needs = f"needs {_count(request.options.gpus)}"
+    if len(unleased) < request.options.gpus:
+        return Refusal("gpus", f"{needs}, {_free(len(unleased))}", later=True)
+    foreign = [gpu for gpu in unleased if gpu.foreign_pids]
+    if len(unleased) - len(foreign) < request.options.gpus:
+        pids = ", ".join(str(pid) for gpu in foreign for pid in gpu.foreign_pids[:3])
+        return Refusal("foreign_process", f"{needs}, processes from outside the farm use one (pid {pids})", later=True)
+    return Refusal("gpus", f"{needs}, what is free is kept for an earlier request", later=True)
+
+
+def cpu(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse a node without the guaranteed cores: by what its leases were promised, and by what is idle."""
+    report, wanted = view.node.telemetry, request.cpus
+    if wanted <= 0 or report is None:
+        return None
+    idle = report.cpus * (1 - (report.cpu_utilization_ratio or 0)) - view.promised.unseen_cpus
+    free = max(0.0, min(report.cpus - view.promised.cpus, idle))
+    if wanted <= free and not view.held.cpu:
+        return None
+    kept = "what is free is kept for an earlier request" if wanted <= free else f"{free:.1f} are free"
+    return Refusal("cpu", f"needs {wanted:g} of {report.cpus} cores, {kept}", later=wanted <= report.cpus)
+
+
+def memory(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse a node without the guaranteed memory: by what its leases were promised, and by what is available."""
+    report, wanted = view.node.telemetry, request.memory_bytes
+    if wanted <= 0 or report is None:
+        return None
+    available = report.memory_available_bytes - view.promised.unseen_memory_bytes
+    free = max(0, min(report.memory_total_bytes - view.promised.memory_bytes, available))
+    if wanted <= free and not view.held.memory:
+        return None
+    kept = "what is free is kept for an earlier request" if wanted <= free else f"{_gib(free)} are free"
+    detail = f"needs {_gib(wanted)} of {_gib(report.memory_total_bytes)} memory, {kept}"
+    return Refusal("memory", detail, later=wanted <= report.memory_total_bytes)
+
+
+def disk(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse a node with a full disk: a server there could not even write its log."""
+    report = view.node.telemetry
+    for filesystem in report.filesystems if report is not None else ():
+        if filesystem.mountpoint in limits.mountpoints and filesystem.avail_bytes < limits.min_disk_bytes:
+            where = f"{_gib(filesystem.avail_bytes)} are free in {filesystem.mountpoint}"
+            return Refusal("disk", f"needs {_gib(limits.min_disk_bytes)} of disk, {where}", later=True)
+    return None
+
+
+def quota(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse every node when the owner would hold more than allowed."""
+    use, wanted = limits.owner, request.options.gpus
+    if use.max_gpus is not None and wanted and use.gpus + wanted > use.max_gpus:
+        detail = f"{request.owner} may hold {_count(use.max_gpus)} and holds {use.gpus}"
+        return Refusal("quota", detail, later=wanted <= use.max_gpus)
+    if use.max_servers is not None and use.servers + 1 > use.max_servers:
+        detail = f"{request.owner} may have {use.max_servers} servers and has {use.servers}"
+        return Refusal("quota", detail, later=use.max_servers > 0)
+    return None
+
+
+FILTERS: Mapping[str, Filter] = {
+    "node": named_node,
+    "labels": labels,
+    "eligible": eligible,
+    "telemetry": telemetry,
+    "quota": quota,
+    "gpus": gpus,
+    "cpu": cpu,
+    "memory": memory,
+    "disk": disk,
+}
+
+
+def refusal(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Return why the node does not take the request, or None when it does."""
+    first: Refusal | None = None
+    for each in FILTERS.values():
+        found = each(view, request, limits)
+        if found is not None:
+            if not found.later:
+                return found
+            first = first or found
+    return first
+
+
+def _count(number: int) -> str:
+    return f"{number} GPU" if number == 1 else f"{number} GPUs"
+
+
+def _free(number: int) -> str:
+    return f"{number or 'none'} {'are' if number > 1 else 'is'} free"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

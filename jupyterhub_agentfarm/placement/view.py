@@ -1,0 +1,118 @@
+"""What a decision looks at: a node, what is leased there, and what is promised but not visible yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..models import Gpu, Lease, Node, UserOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """What the leases of a node came to."""
+
+    #: GPUs under a lease.
+    gpus: frozenset[str] = frozenset()
+    #: Leases that hold something here.
+    leases: int = 0
+    #: Sum of what all leases were guaranteed.
+    cpus: float = 0
+    memory_bytes: int = 0
+    #: Of these, what was granted so lately that telemetry does not show it yet.
+    unseen_leases: int = 0
+    unseen_cpus: float = 0
+    unseen_memory_bytes: int = 0
+
+
+NOTHING_PROMISED = Promised()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What of a node is kept for requests further ahead in the line."""
+
+    gpus: frozenset[str] = frozenset()
+    cpu: bool = False
+    memory: bool = False
+
+
+NOTHING_HELD = Held()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node as a decision sees it."""
+
+    node: Node
+    #: Its servers were compared with the leases since it became ready.
+    reconciled: bool = True
+    #: Its telemetry is young enough to decide by.
+    fresh: bool = True
+    promised: Promised = NOTHING_PROMISED
+    held: Held = NOTHING_HELD
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The devices that can be leased: a GPU that is split into MIG devices is leased in these parts only."""
+        telemetry = self.node.telemetry
+        if telemetry is None or not telemetry.gpus:
+            return ()
+        parents = {gpu.parent_uuid for gpu in telemetry.gpus}
+        return tuple(gpu for gpu in telemetry.gpus if gpu.uuid not in parents) if parents != {None} else telemetry.gpus
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerUse:
+    """What the owner of a request holds already, and may hold; None: without limit."""
+
+    gpus: int = 0
+    max_gpus: int | None = None
+    servers: int = 0
+    max_servers: int | None = None
+
+
+def matches_model(gpu: Gpu, options: UserOptions) -> bool:
+    """Whether the GPU is of the model asked for."""
+    return options.gpu_model.casefold() in gpu.name.casefold()
+
+
+def has_memory(gpu: Gpu, options: UserOptions) -> bool:
+    """Whether the GPU has the memory asked for; one that does not tell its memory has none to promise."""
+    return (gpu.memory_total_bytes or 0) >= options.gpu_memory_bytes
+
+
+def matching_gpus(view: NodeView, options: UserOptions) -> list[Gpu]:
+    """Return the GPUs of the node that are what is asked for, leased or not."""
+    return [gpu for gpu in view.gpus if matches_model(gpu, options) and has_memory(gpu, options)]
+
+
+def free_gpus(view: NodeView, options: UserOptions) -> list[Gpu]:
+    """Return the matching GPUs that can be leased now, in the order they are picked.
+
+    The smallest that does goes first, so that large ones stay for those who need them; then by UUID.
+    """
+    taken = view.promised.gpus | view.held.gpus
+    free = [gpu for gpu in matching_gpus(view, options) if gpu.uuid not in taken and not gpu.foreign_pids]
+    return sorted(free, key=lambda gpu: (gpu.memory_total_bytes or 0, gpu.uuid))
+
+
+def promised(leases: Iterable[Lease], seen_until: float) -> Promised:
+    """Add up the leases of one node.
+
+    Parameters
+    ----------
+    seen_until
+        Leases granted after this time do not show in the node's telemetry yet.
+    """
+    held = [lease for lease in leases if lease.node is not None and lease.alive]
+    unseen = [lease for lease in held if (lease.granted_at or 0) > seen_until]
+    return Promised(
+        gpus=frozenset(gpu for lease in held for gpu in lease.gpus),
+        leases=len(held),
+        cpus=sum(lease.request.cpus for lease in held),
+        memory_bytes=sum(lease.request.memory_bytes for lease in held),
+        unseen_leases=len(unseen),
+        unseen_cpus=sum(lease.request.cpus for lease in unseen),
+        unseen_memory_bytes=sum(lease.request.memory_bytes for lease in unseen),
+    )

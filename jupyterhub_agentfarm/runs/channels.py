@@ -1,0 +1,85 @@
+"""A kernel client that loses no message if it can, and counts those it does lose.
+
+A kernel publishes its output on a ZeroMQ socket that drops what its reader does not take in time, in silence. Two
+things are done about it. The reader's own queue is long (stock clients: 1000 messages). And the messages are counted:
+IPython's kernel numbers everything it sends (``<session>_<pid>_<number>``), so a message that never arrived leaves a
+gap. Kernels that number otherwise are not counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
+from traitlets import Type
+
+#: Messages that may wait to be read. A burst of this many arrives whole; an endless one cannot fill the memory.
+QUEUE_MESSAGES = 250_000
+
+
+class Tally:
+    """Counts the messages of a kernel between two moments, over all its channels."""
+
+    def __init__(self) -> None:
+        self._sender: str | None = None
+        self._base = self._highest = -1
+        self._received = 0
+
+    def note(self, message_id: str) -> None:
+        """Count a message that has arrived."""
+        sender, _, number = message_id.rpartition("_")
+        if not sender or not number.isdecimal():
+            return
+        # A process that the kernel forked numbers on its own; only the kernel's first process is counted.
+        self._sender = self._sender or sender
+        if sender == self._sender and int(number) > self._base:
+            self._received += 1
+            self._highest = max(self._highest, int(number))
+
+    def begin(self) -> None:
+        """Count anew from here."""
+        self._base, self._received = self._highest, 0
+
+    def missing(self) -> int:
+        """Return how many messages, before the newest that arrived, have not arrived since `begin`."""
+        return self._highest - self._base - self._received
+
+
+class CountedChannel(AsyncZMQSocketChannel):
+    """A channel that notes every message it gets."""
+
+    tally: Tally | None = None
+
+    async def get_msg(  # type: ignore[override]
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is Jupyter's
+    ) -> dict[str, Any]:
+        """Return the next message."""
+        message = await super().get_msg(timeout)
+        if self.tally is not None:
+            self.tally.note(message["header"]["msg_id"])
+        return message
+
+
+class CountedClient(AsyncKernelClient):
+    """A client whose `tally` counts what arrives on the channels that a notebook's execution reads."""
+
+    shell_channel_class = Type(CountedChannel)
+    iopub_channel_class = Type(CountedChannel)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.tally = Tally()
+
+    def _context_default(self) -> zmq.asyncio.Context:
+        context = super()._context_default()
+        context.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
+        return context
+
+    def start_channels(self, *args: Any, **options: Any) -> None:
+        """Start the channels and count from the first message on."""
+        super().start_channels(*args, **options)
+        self.shell_channel.tally = self.iopub_channel.tally = self.tally

@@ -1,0 +1,176 @@
+"""The HTTP API of runs, behind the server's own authentication."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import APIHandler
+from jupyter_server.utils import url_path_join
+from tornado import web
+from tornado.iostream import StreamClosedError
+
+from ..errors import AgentFarmError, InvalidField
+from ..records import from_json, to_json
+from .book import RunBook
+from .events import EventFeed
+from .models import RunRequest
+from .notebooks import results
+
+#: Seconds without an event after which a comment is sent, so that proxies keep the connection.
+KEEPALIVE_SECONDS = 15
+
+_REASONS = {400: "invalid", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
+
+
+def handlers(base_url: str, book: RunBook) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
+    """Return the routes below `base_url`, for `Application.add_handlers`."""
+    one = r"agentfarm/api/v1/runs/(?P<run_id>[0-9a-f]{16})"
+    routes: list[tuple[str, type[web.RequestHandler]]] = [
+        (r"agentfarm/api/v1/runs/?", RunsHandler),
+        (one, RunHandler),
+        (one + "/cancel", CancelHandler),
+        (one + "/events", EventsHandler),
+        (one + "/notebook", NotebookHandler),
+        (one + "/results", ResultsHandler),
+    ]
+    return [(url_path_join(base_url, pattern), handler, {"book": book}) for pattern, handler in routes]
+
+
+class _Handler(APIHandler):
+    auth_resource = "agentfarm_runs"
+
+    def initialize(self, book: RunBook) -> None:
+        self.book = book
+
+    def write_error(self, status_code: int, **options: Any) -> None:
+        """Answer every error as `{"message", "reason"}`."""
+        error = options["exc_info"][1] if options.get("exc_info") else None
+        message, reason = "The server failed; see its log.", "error"
+        if isinstance(error, AgentFarmError):
+            self.set_status(error.http_status)
+            message, reason = error.message, error.reason
+        elif isinstance(error, web.HTTPError):
+            message = error.log_message or HTTPStatus(status_code).phrase
+            reason = _REASONS.get(status_code, "error")
+        self.finish(json.dumps({"message": message, "reason": reason}))
+
+    def log_exception(self, *exc_info: Any) -> None:
+        """Log faults, but not refusals: those are the asker's to read."""
+        if not isinstance(exc_info[1], AgentFarmError):
+            super().log_exception(*exc_info)
+
+
+class RunsHandler(_Handler):
+    """Submit a notebook, list runs."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Take a `RunRequest`."""
+        request = await asyncio.to_thread(_request, self.request.body)
+        run, new = await self.book.submit(request)
+        self.set_status(201 if new else 200)
+        self.set_header("Location", url_path_join(self.request.path, run.id))
+        self.finish(json.dumps(to_json(run)))
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """List all runs, newest first."""
+        self.finish(json.dumps({"runs": to_json(self.book.runs())}))
+
+
+class RunHandler(_Handler):
+    """One run."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, run_id: str) -> None:
+        """Answer the run."""
+        self.finish(json.dumps(to_json(self.book.journal(run_id).run)))
+
+    @web.authenticated
+    @authorized
+    async def delete(self, run_id: str) -> None:
+        """Remove a run that has ended."""
+        await asyncio.to_thread(self.book.forget(run_id).remove)
+        self.set_status(204)
+        self.finish()
+
+
+class CancelHandler(_Handler):
+    """Cancel a run."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, run_id: str) -> None:
+        """Have the run end; it has not when the answer comes, unless it was queued."""
+        self.finish(json.dumps(to_json(self.book.cancel(run_id))))
+
+
+class NotebookHandler(_Handler):
+    """The notebook of a run."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, run_id: str) -> None:
+        """Answer the notebook as executed so far."""
+        self.finish(await asyncio.to_thread(self.book.journal(run_id).notebook_path.read_bytes))
+
+
+class ResultsHandler(_Handler):
+    """The results of a run."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, run_id: str) -> None:
+        """Answer what the notebook published so far."""
+        notebook = await asyncio.to_thread(self.book.journal(run_id).read_notebook)
+        self.finish(json.dumps(results(notebook)))
+
+
+class EventsHandler(_Handler):
+    """The events of a run, as they happen."""
+
+    _gone: asyncio.Event | None = None
+
+    @web.authenticated
+    @authorized
+    async def get(self, run_id: str) -> None:
+        """Send events until the run has ended or the follower goes away."""
+        feed = self.book.journal(run_id).feed
+        seq = self._after()
+        self.set_header("Content-Type", "text/event-stream")
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("X-Accel-Buffering", "no")
+        try:
+            await self.flush()
+            await self._follow(feed, seq)
+        except StreamClosedError:
+            return
+        self.finish(set_content_type="text/event-stream")
+
+    async def _follow(self, feed: EventFeed, seq: int) -> None:
+        while not feed.over(seq):
+            events = await feed.after(seq, KEEPALIVE_SECONDS)
+            self.write("".join(event.to_sse() for event in events) or ": waiting\n\n")
+            await self.flush()
+            seq = events[-1].seq if events else seq
+
+    def _after(self) -> int:
+        text = self.request.headers.get("Last-Event-ID") or self.get_argument("after", "0")
+        if not text.isascii() or not text.isdecimal() or len(text) > 15:
+            raise InvalidField("Last-Event-ID", "the id of an event", text)
+        return int(text)
+
+
+def _request(body: bytes) -> RunRequest:
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidField("the request body", "a JSON object", body[:80].decode(errors="replace")) from exc
+    return from_json(RunRequest, data)

@@ -1,0 +1,69 @@
+"""The server's application: what is set on top of jupyterhub-singleuser."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+from jupyterhub.singleuser.extension import JupyterHubSingleUser
+from traitlets import default
+from traitlets.config import Config
+
+from jupyterhub_agentfarm.errors import InvalidField
+
+from .inherited import InheritedSocketApp, take_socket
+from .websocket import NoDelayWebsocketConnection
+
+#: Names the lease in every answer.
+LEASE_HEADER = "X-AgentFarm-Lease"
+
+#: Below the user's and the command line's configuration.
+DEFAULTS = {"HubOAuth": {"cache_max_age": 30}}
+
+
+class FarmServerApp(InheritedSocketApp):
+    """Jupyter Server with the farm's defaults."""
+
+    @default("kernel_websocket_connection_class")
+    def _default_connection_class(self) -> Any:
+        usual = self._default_kernel_websocket_connection_class()
+        return NoDelayWebsocketConnection if usual is ZMQChannelsWebsocketConnection else usual
+
+    def load_config_file(self, *args: Any, **kwargs: Any) -> None:
+        """Load the configuration files, on top of the farm's defaults.
+
+        Jupyter's application puts the command line on top once more after this.
+        """
+        self.update_config(Config(DEFAULTS))
+        super().load_config_file(*args, **kwargs)
+
+    def init_webapp(self) -> None:
+        """Make the web application, and have it name the lease."""
+        super().init_webapp()
+        lease = os.environ.get("AGENTFARM_LEASE_ID")
+        if lease:
+            # The same dict that JupyterHub adds its version to.
+            self.web_app.settings.setdefault("headers", {})[LEASE_HEADER] = lease
+
+
+class FarmSingleUser(JupyterHubSingleUser):
+    """jupyterhub-singleuser in a :class:`FarmServerApp`."""
+
+    serverapp_class = FarmServerApp
+
+    @classmethod
+    def get_extension_package(cls) -> str:
+        """Return whose extension this starts: JupyterHub's own, unchanged."""
+        return "jupyterhub"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the server until it is stopped."""
+    try:
+        FarmServerApp.inherited_socket = take_socket()
+    except InvalidField as exc:
+        sys.stderr.write(f"{exc}\n")
+        sys.exit(1)
+    FarmSingleUser.launch_instance(argv)

@@ -1,0 +1,89 @@
+"""How the Hub, its services and the command line find and trust each other on one machine.
+
+They share a runtime directory (mode 0700) that belongs to the account of the Hub. In it lie
+
+``token``
+    a random secret, made once (0600). Who can read it is that account, and may do everything: the spawner uses it
+    towards the controller, and so does an admin's command line.
+``NAME.json``
+    where the service NAME listens, written when it listens: ``{"url": "http://127.0.0.1:8101/services/agentfarm/"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from ..errors import ConfigError, FarmUnavailable
+
+ENV_RUNTIME_DIR = "AGENTFARM_RUNTIME_DIR"
+
+
+def default_runtime_dir() -> Path:
+    """Return $AGENTFARM_RUNTIME_DIR, or ``agentfarm-runtime`` in the working directory."""
+    return Path(os.environ.get(ENV_RUNTIME_DIR) or "agentfarm-runtime").absolute()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace the file at `path` by one with mode 0600 that holds `text`, all at once."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def prepare(runtime_dir: Path) -> None:
+    """Make the runtime directory, or check that the one there is private.
+
+    Raises
+    ------
+    ConfigError
+        It belongs to somebody else, or others may enter it.
+    """
+    runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = runtime_dir.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise ConfigError(f"the runtime directory {runtime_dir} must be yours alone: `chmod 700` it, or name another")
+
+
+def local_token(runtime_dir: Path) -> str:
+    """Return the shared secret of `runtime_dir`; make it when there is none yet."""
+    prepare(runtime_dir)
+    path = runtime_dir / "token"
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path.read_text().strip()
+
+
+def announce(runtime_dir: Path, service: str, url: str) -> None:
+    """Write down where `service` listens."""
+    prepare(runtime_dir)
+    write_private(runtime_dir / f"{service}.json", json.dumps({"url": url}))
+
+
+def find_service(runtime_dir: Path, service: str) -> str:
+    """Return the URL that `service` listens at.
+
+    Raises
+    ------
+    FarmUnavailable
+        No such service was ever started with this runtime directory.
+    """
+    path = runtime_dir / f"{service}.json"
+    try:
+        return str(json.loads(path.read_text())["url"])
+    except FileNotFoundError as exc:
+        raise FarmUnavailable(
+            f"no {service} service is known in {runtime_dir}: start the Hub, or name its directory with --runtime-dir"
+        ) from exc

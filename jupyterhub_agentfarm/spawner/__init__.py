@@ -1,0 +1,15 @@
+"""The Hub's side of a server: a thin client of the controller.
+
+- :mod:`.spawner` JupyterHub's calls, translated
+- :mod:`.options` what users may ask for: one validation for the form and the REST API
+- :mod:`.watch` what the controller says about the leases, kept by one follower per Hub
+- :mod:`.orphans` leases that no server of this Hub holds any more
+- :mod:`.readiness` the server itself answers, with its identity
+- :mod:`.progress` what a user sees while waiting
+- :mod:`.failure` why a start failed, for the user and for metrics
+- :mod:`.form` the options page
+"""
+
+from .spawner import AgentFarmSpawner
+
+__all__ = ["AgentFarmSpawner"]

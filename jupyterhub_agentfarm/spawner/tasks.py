@@ -1,0 +1,48 @@
+"""Tasks that outlive the request that started them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class OwnedTasks:
+    """Keeps tasks until they are done, and says so when one of them failed.
+
+    Parameters
+    ----------
+    log
+        Where a failure is written.
+    """
+
+    def __init__(self, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self._log = log
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Return the task that does `work`."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self.report)
+        return task
+
+    def report(self, task: asyncio.Task[Any]) -> None:
+        """Log how `task` failed; removed from a task whose failure somebody else takes."""
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self._log.error("%s failed: %s", task.get_name(), exc, exc_info=exc)
+
+    def named(self, prefix: str) -> list[asyncio.Task[Any]]:
+        """Return the tasks that are not done and whose name begins with `prefix`."""
+        return [task for task in self._tasks if task.get_name().startswith(prefix)]
+
+    async def aclose(self) -> None:
+        """Cancel what is not done and wait for it; a second call does nothing."""
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,95 @@
+"""A Hub with a farm: copy this file, keep what you need, run `jupyterhub -f jupyterhub_config.py`.
+
+Everything is ordinary JupyterHub configuration but for the last line, `configure(c)`, which adds the spawner, the
+services and their permissions. The demo and the tests boot this very file; what they need to change they set in the
+environment, so every $AGENTFARM_… here has the value of a small site as its default.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from jupyterhub_agentfarm.configure import configure
+
+c = get_config()
+env = os.environ.get
+
+# ---- Where things listen ------------------------------------------------------------------------------------------
+
+ip = env("AGENTFARM_IP", "")  # "": all interfaces. Put TLS in front: a reverse proxy, or c.JupyterHub.ssl_key/ssl_cert.
+port = env("AGENTFARM_PORT", "8000")
+hub_port = env("AGENTFARM_HUB_PORT", "8081")
+proxy_url = env("AGENTFARM_PROXY_URL") or f"http://127.0.0.1:{port}"
+
+c.JupyterHub.bind_url = f"http://{ip}:{port}"
+c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{env('AGENTFARM_PROXY_API_PORT', '8001')}"
+c.ConfigurableHTTPProxy.command = json.loads(env("AGENTFARM_PROXY_COMMAND", '["configurable-http-proxy"]'))
+
+# The servers on the nodes call the Hub. With nodes other than this machine, let it listen on the farm's network and
+# say under which name or address the nodes reach it:
+#   c.JupyterHub.hub_ip = "0.0.0.0"
+#   c.JupyterHub.hub_connect_ip = "hub.farm.example"      (or, for a whole URL: c.Spawner.hub_connect_url)
+c.JupyterHub.hub_ip = env("AGENTFARM_HUB_IP", "127.0.0.1")
+c.JupyterHub.hub_port = int(hub_port)
+
+# ---- Where things are kept ----------------------------------------------------------------------------------------
+
+data_dir = Path(env("AGENTFARM_DATA_DIR", ".")).absolute()
+c.JupyterHub.db_url = f"sqlite:///{data_dir / 'jupyterhub.sqlite'}"
+c.JupyterHub.cookie_secret_file = str(data_dir / "jupyterhub_cookie_secret")
+c.ConfigurableHTTPProxy.pid_file = str(data_dir / "jupyterhub-proxy.pid")
+
+# ---- Who may log in -----------------------------------------------------------------------------------------------
+
+# Any JupyterHub authenticator does; without a line here it is PAM, with the accounts of this machine.
+c.Authenticator.admin_users = {"admin"}
+if env("AGENTFARM_DEMO_PASSWORD"):  # the demo and the tests: one password for any name
+    c.JupyterHub.authenticator_class = "dummy"
+    c.DummyAuthenticator.password = env("AGENTFARM_DEMO_PASSWORD")
+    c.Authenticator.allow_all = True
+    if os.geteuid() == 0:  # the demo's nodes run servers as this account, and Jupyter does so as root only when told
+        c.Spawner.args = ["--allow-root"]
+else:
+    c.Authenticator.allow_all = True  # everybody with an account; or name them: c.Authenticator.allowed_users = {"ada"}
+
+# ---- The nodes ----------------------------------------------------------------------------------------------------
+
+# Each needs sshd, an account for the farm, and a Python environment with jupyterhub-agentfarm[server]. `host_key` is
+# its public host key (`ssh-keyscan HOST`, compared on the node). Nodes can also be added while the Hub runs:
+#   agentfarm nodes add gpu1 10.0.0.11 --user farm
+#
+#   c.Inventory.nodes = [
+#       {
+#           "name": "gpu1",
+#           "host": "10.0.0.11",
+#           "user": "farm",
+#           "host_key": "ssh-ed25519 AAAA...",
+#           "python": "/opt/agentfarm/bin/python",
+#           "labels": {"disk": "nvme"},
+#       },
+#   ]
+#   c.SSHPool.client_keys = ["/etc/jupyterhub/farm_ed25519"]
+if env("AGENTFARM_NODES"):  # a JSON file with such a list
+    c.Inventory.nodes = json.loads(Path(env("AGENTFARM_NODES")).read_text())
+if env("AGENTFARM_CLIENT_KEY"):
+    c.SSHPool.client_keys = [env("AGENTFARM_CLIENT_KEY")]
+
+# ---- The servers --------------------------------------------------------------------------------------------------
+
+#   c.AgentFarmSpawner.max_gpus = 2             most GPUs of one server
+#   c.AgentFarmSpawner.queue_timeout = "8h"     longest wait in line
+#   c.Spawner.mem_guarantee = "4G"              what must be free on a node before a server is put there
+#   c.Spawner.notebook_dir = "~/work"           on the node
+c.Spawner.default_url = "/lab"
+
+# ---- The farm -----------------------------------------------------------------------------------------------------
+
+# Last, so that it sees what the lines above have set: it leaves those as they are, and warns where they cost servers.
+# Where restarts of the Hub must not touch the controller, run that by systemd (share/systemd) and say:
+#   configure(c, controller="external", controller_token=...)
+configure(
+    c,
+    services=tuple(env("AGENTFARM_SERVICES", "agentfarm,benchmark").split(",")),
+    proxy_url=proxy_url,
+    data_dir=data_dir,
+)

@@ -1,0 +1,158 @@
+"""Servers on the farm with everything real: Hub, proxy, controller, SSH, noded, single-user servers, kernels."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from hub_process import HubProcess, hub_process
+from ssh_node import ssh_node
+from waiting import eventually
+
+pytestmark = [pytest.mark.hub, pytest.mark.timeout(240)]
+
+GPUS = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[HubProcess]:
+    """Run a Hub with two nodes of one simulated GPU each."""
+    async with AsyncExitStack() as stack:
+        nodes = [
+            await stack.enter_async_context(ssh_node(f"n{number}", f"127.0.0.1{number}", sys.executable, 1))
+            for number in (1, 2)
+        ]
+        yield await stack.enter_async_context(hub_process([node.spec for node in nodes]))
+
+
+async def nodes_ready(hub: HubProcess, count: int) -> None:
+    """Wait until the farm has so many eligible nodes."""
+
+    async def ready() -> bool:
+        return sum(node["eligible"] for node in await hub.farm.nodes()) == count
+
+    await eventually(ready, f"{count} nodes are eligible", timeout=60, interval=0.1)
+
+
+async def progress_of(hub: HubProcess, user: str, until: str) -> list[str]:
+    """Return what the progress page shows, up to the first message that contains `until`."""
+    shown = []
+    url = f"{hub.url}/hub/api/users/{user}/server/progress"
+    async with hub.http.get(url, headers=hub.headers()) as answer:
+        async for line in answer.content:
+            if line.startswith(b"data:"):
+                shown.append(line.decode())
+                if until in shown[-1]:
+                    break
+    return shown
+
+
+async def test_each_user_gets_a_gpu_and_the_next_one_waits(hub: HubProcess) -> None:
+    """Two users get different GPUs; a third waits at position 1 and is granted within a second of a stop."""
+    await nodes_ready(hub, 2)
+    for user in ("ada", "bob", "cy"):
+        await hub.add_user(user)
+    models = {user: await hub.start_server(user, {"gpus": 1}) for user in ("ada", "bob")}
+    assert models["ada"]["state"]["lease"] != models["bob"]["state"]["lease"]
+    gpus = {user: (await hub.run_cell(user, GPUS)).strip() for user in models}
+    assert all(gpus.values())
+    assert gpus["ada"] != gpus["bob"]
+    async with hub.http.get(f"{hub.url}/user/ada/api/status", headers=hub.headers()) as answer:
+        assert answer.status == 200
+        assert answer.headers["X-AgentFarm-Lease"] == models["ada"]["state"]["lease"]
+
+    await hub.request_server("cy", {"gpus": 1})
+    shown = await progress_of(hub, "cy", "position 1")
+    assert "position 1" in shown[-1]
+    await hub.stop_server("ada")
+    stopped = time.time()
+    await hub.ready("cy")
+    (lease,) = [lease for lease in await hub.farm.leases() if lease.owner == "cy"]
+    assert lease.granted_at is not None
+    assert lease.granted_at - stopped < 1
+    assert (await hub.run_cell("cy", GPUS)).strip() == gpus["ada"]
+
+
+async def test_what_can_never_be_is_refused_by_form_and_rest_alike(hub: HubProcess) -> None:
+    """More GPUs than any node has, and unknown options, are refused with a reason."""
+    await nodes_ready(hub, 2)
+    await hub.add_user("ada")
+    status, body = await hub.api("POST", "/users/ada/server", {"gpus": 2})
+    assert (status, "n1" in body["message"]) == (409, True), body
+    status, body = await hub.api("POST", "/users/ada/server", {"gpu": 1})
+    assert (status, "gpu" in body["message"]) == (400, True), body
+    assert await hub.farm.leases() == []
+
+
+async def test_servers_survive_the_hubs_sigkill(hub: HubProcess) -> None:
+    """After a SIGKILL and a restart the running server and the one that was starting are there, usable, once."""
+    await nodes_ready(hub, 2)
+    for user in ("ada", "bob"):
+        await hub.add_user(user)
+    await hub.start_server("ada", {"gpus": 1})
+    before = await hub.run_cell("ada", GPUS)
+    await hub.request_server("bob", {"gpus": 1})
+
+    async def launched() -> bool:
+        return any(lease.owner == "bob" and lease.url for lease in await hub.farm.leases())
+
+    await eventually(launched, "bob's server is launched", timeout=30)
+    assert not (await model_of(hub, "bob"))["ready"]
+    old = {lease.owner: (lease.id, lease.server.pid) for lease in await hub.farm.leases() if lease.server}
+    await hub.kill()
+    await hub.start()
+    for user in ("ada", "bob"):
+        await hub.ready(user)
+    assert {lease.owner: (lease.id, lease.server.pid) for lease in await hub.farm.leases() if lease.server} == old
+    assert await hub.run_cell("ada", GPUS) == before
+    assert (await hub.run_cell("bob", GPUS)).strip()
+    await hub.stop_server("ada")
+    await hub.stop_server("bob")
+    assert await hub.farm.leases() == []
+
+
+async def test_a_cancelled_start_leaves_nothing(hub: HubProcess) -> None:
+    """A start that is cancelled while its server boots leaves no lease, no pending and no ready server."""
+    await nodes_ready(hub, 2)
+    await hub.add_user("ada")
+    await hub.request_server("ada", {"gpus": 1})
+
+    async def launched() -> bool:
+        return any(lease.url for lease in await hub.farm.leases())
+
+    await eventually(launched, "the server is launched", timeout=30)
+    await hub.stop_server("ada")
+    model = await hub.model("ada")
+    assert model is None or not model["ready"]
+
+    async def free() -> bool:
+        return await hub.farm.leases() == []
+
+    await eventually(free, "the lease is released", timeout=30)
+
+
+async def test_a_killed_servers_route_is_gone_at_once(hub: HubProcess) -> None:
+    """Long before the next poll the Hub knows that a server was killed, and the user can start it again."""
+    await nodes_ready(hub, 2)
+    await hub.add_user("ada")
+    await hub.start_server("ada")
+    with pytest.raises((TypeError, OSError, AssertionError, TimeoutError)):
+        await hub.run_cell("ada", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+
+    async def gone() -> bool:
+        model = await hub.model("ada")
+        return model is None or not model["ready"]
+
+    await eventually(gone, "the Hub knows that the server is gone", timeout=3)
+    await hub.start_server("ada")
+
+
+async def model_of(hub: HubProcess, user: str) -> dict[str, Any]:
+    """Return the model of a server that is there."""
+    model = await hub.model(user)
+    assert model is not None
+    return model

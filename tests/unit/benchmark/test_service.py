@@ -1,0 +1,180 @@
+"""The service as a process: its API, its metrics page, and its death in the middle of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from benchmark_world import World
+from waiting import eventually
+
+from jupyterhub_agentfarm.benchmark.client import BenchmarkClient
+from jupyterhub_agentfarm.errors import ConflictError, FarmUnavailable, InvalidField, NotFoundError
+from jupyterhub_agentfarm.services import local
+
+SUITE = """
+name = "tiny"
+title = "Tiny"
+sample_interval_seconds = 0.1
+[[case]]
+name = "one"
+notebook = "linear_algebra.ipynb"
+"""
+
+
+class Service:
+    """The benchmark service as a process."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.folder, self.world = folder, world
+        self.runtime = folder / "runtime"
+        self.process: subprocess.Popen[bytes] | None = None
+        (folder / "suites").mkdir()
+        (folder / "suites" / "tiny.toml").write_text(SUITE)
+        local.announce(self.runtime, "agentfarm", world.url + "/services/agentfarm/")
+
+    async def start(self) -> BenchmarkClient:
+        """Start the process and return a client once it answers."""
+        announced = self.runtime / "benchmark.json"
+        announced.unlink(missing_ok=True)
+        config = self.folder / "config.py"
+        config.write_text(
+            f"c.BenchmarkApp.suites_dirs = [{str(self.folder / 'suites')!r}]\n"
+            "c.Runner.poll_interval = 0.05\nc.Runner.patience = 0.5\nc.NodeServers.poll_interval = 0.05\n"
+        )
+        environment = {
+            **os.environ,
+            "AGENTFARM_RUNTIME_DIR": str(self.runtime),
+            "AGENTFARM_DATA_DIR": str(self.folder / "data"),
+            "AGENTFARM_PROXY_URL": self.world.url,
+            "JUPYTERHUB_API_URL": self.world.url + "/hub/api",
+            "JUPYTERHUB_API_TOKEN": "t",
+            "JUPYTERHUB_SERVICE_NAME": "benchmark",
+            "JUPYTERHUB_CLIENT_ID": "service-benchmark",
+        }
+        command = [sys.executable, "-m", "jupyterhub_agentfarm.benchmark", f"--config={config}"]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - it is a matter of milliseconds
+                command, env=environment, cwd=self.folder, stdout=log, stderr=log
+            )
+        await eventually(announced.exists, f"the service listens: {self.log()}", timeout=30)
+        return BenchmarkClient(runtime_dir=str(self.runtime))
+
+    def log(self) -> str:
+        """Return what the service has logged."""
+        return (self.folder / "log").read_text()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; return the exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short-lived folder."""
+    with tempfile.TemporaryDirectory(prefix="af") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+async def service(folder: Path, world: World) -> AsyncIterator[Service]:
+    """A service that is ended afterwards."""
+    service = Service(folder, world)
+    yield service
+    if service.process is not None and service.process.poll() is None:
+        await asyncio.to_thread(service.end, signal.SIGKILL)
+
+
+async def get(client: BenchmarkClient, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    """Return status, headers and text of a path below the service's prefix."""
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(client.url + path) as response:
+        return response.status, dict(response.headers), await response.text()
+
+
+async def test_a_run_through_the_api(service: Service, world: World) -> None:
+    """Suites are listed, a run is started, followed to its end, and its report and samples are fetched."""
+    client = await service.start()
+    try:
+        assert {"tiny", "smoke"} == {suite["name"] for suite in await client.suites()}
+        with pytest.raises(InvalidField, match="names of nodes of this farm"):
+            await client.start("tiny", ["n9"])
+        with pytest.raises(NotFoundError):
+            await client.start("huge")
+        run = await client.start("tiny")
+        seen = [name async for name, _ in client.events(run["id"])]
+        assert {"run", "result", "progress", "sample"} <= set(seen)
+        ended = await client.run(run["id"])
+        assert (ended["state"], len(ended["results"])) == ("completed", 3)
+        assert "3 nodes delivered" in await client.report(run["id"])
+        assert (await client.report(run["id"], "csv")).startswith("time,scope,name")
+        assert "# Benchmark tiny" in await client.report(run["id"], "md")
+        assert len(await client.samples(run["id"])) >= 6
+        with pytest.raises(InvalidField, match="format must be one of"):
+            await client.report(run["id"], "pdf")
+        with pytest.raises(ConflictError, match="has ended"):
+            await client.cancel(run["id"])
+        assert [one["id"] for one in await client.runs()] == [run["id"]]
+    finally:
+        await client.aclose()
+    assert await asyncio.to_thread(service.end) == 0
+
+
+async def test_metrics_and_pages(service: Service) -> None:
+    """Metrics need a token that may read them, know their sets, and are compressed when asked; pages load."""
+    client = await service.start()
+    token = {"Authorization": f"Bearer {client.token}"}
+    await client.aclose()
+
+    async def text(path: str) -> str:
+        return (await get(client, path, **token))[2]
+
+    assert (await get(client, "metrics"))[0] == 401
+
+    async def known() -> bool:
+        return 'agentfarm_node_up{node="n1"} 1' in await text("metrics?set=microserver")
+
+    await eventually(known, "the nodes are on the metrics page", timeout=15, interval=0.3)
+    assert 'node="big"' not in await text("metrics?set=microserver")
+    assert "agentfarm_build_info" in await text("metrics")
+    status, _, body = await get(client, "metrics?set=farm", **token)
+    assert (status, "set must be one of hub, microserver, gpuserver, all" in body) == (400, True)
+    _, headers, body = await get(client, "metrics?set=all", **token, **{"Accept-Encoding": "gzip"})
+    assert headers["Content-Encoding"] == "gzip"
+    assert "agentfarm_node_up" in body
+    assert "Run on all nodes" in await text("")
+    assert (await get(client, "runs/20260101-000000-abcdef", **token))[0] == 404
+
+
+async def test_the_service_is_killed_in_the_middle(service: Service, world: World) -> None:
+    """After SIGKILL the run is interrupted, with its samples and a report, and its servers are stopped."""
+    world.behaviour["n1", "one"] = "hang"
+    client = await service.start()
+    run = await client.start("tiny")
+    await eventually(lambda: len(world.happened("end")) == 2, "two nodes finish")
+
+    async def sampled() -> bool:
+        return bool(await client.samples(run["id"]))
+
+    await eventually(sampled, "there are samples")
+    await asyncio.to_thread(service.end, signal.SIGKILL)
+    with pytest.raises(FarmUnavailable):
+        await client.runs()
+    await client.aclose()
+    client = await service.start()
+    try:
+        assert (await client.run(run["id"]))["state"] == "interrupted"
+        assert await client.samples(run["id"])
+        assert "it was interrupted" in await client.report(run["id"])
+        await eventually(lambda: world.servers == {}, "the servers are stopped")
+    finally:
+        await client.aclose()

@@ -1,0 +1,103 @@
+"""``agentfarm leases`` and ``agentfarm queue``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+
+def lease(start: str, **changes: Any) -> dict[str, Any]:
+    """Return a lease as the controller answers it."""
+    request = {"owner": "ada", "server_name": "", "options": {}, "cpus": 0, "memory_bytes": 0, "groups": []}
+    plain = {
+        "id": start.ljust(32, "0"), "owner": "ada", "server_name": "", "state": "running", "epoch": 1,
+        "request": request, "created_at": 0.0, "node": "a", "gpus": ["GPU-1"], "granted_at": 60.0,
+    }  # fmt: skip
+    return plain | changes
+
+
+WHY = {
+    "decided_at": 0.0,
+    "chosen": "a",
+    "candidates": [
+        {"node": "a", "score": 0.75, "scores": {"cpu": 0.5, "gpu": 1.0}},
+        {"node": "b", "refusal": "gpus", "detail": "needs 1 GPU, 0 are free", "later": True},
+    ],
+}
+
+
+@pytest.fixture
+def leases(controller: Any) -> Any:
+    """Give a farm with one running and one waiting lease."""
+    waiting = {"state": "waiting", "node": None, "gpus": [], "position": 1, "detail": "no GPU is free"}
+    controller.leases = [
+        lease("abc1", why=WHY, detail="a scored 0.75"),
+        lease("abd2", owner="bob", granted_at=None, **waiting),
+    ]
+    return controller
+
+
+async def test_list(leases: Any, agentfarm: Any) -> None:
+    """Each lease is a line; one that waits has its position and reason."""
+    ended = await agentfarm("leases")
+    assert ended.out == (
+        "ID        OWNER  SERVER  STATE    NODE  GPUS   SINCE  DETAIL\n"
+        "abc10000  ada    -       running  a     GPU-1  4m\n"
+        "abd20000  bob    -       waiting  -     -      5m     position 1: no GPU is free\n"
+    )
+    assert (ended.status, ended.err) == (0, "")
+
+
+async def test_why(leases: Any, agentfarm: Any) -> None:
+    """The start of an id is enough to read how it was placed: scores and refusals of every node."""
+    ended = await agentfarm("leases", "--why", "abc")
+    assert ended.out == (
+        "a scored 0.75 (cpu 0.50, gpu 1.00), best of 2 nodes that fit\n"
+        "NODE  SCORE  CPU   GPU   REFUSED\n"
+        "a     0.75   0.50  1.00\n"
+        "b     -      -     -     gpus: needs 1 GPU, 0 are free\n"
+    )
+
+
+async def test_why_as_json(leases: Any, agentfarm: Any) -> None:
+    """The explanation is there for programs too."""
+    explained = json.loads((await agentfarm("leases", "--why", "abc", "--json")).out)
+    assert (explained["node"], explained["why"]["chosen"], len(explained["why"]["candidates"])) == ("a", "a", 2)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("ab", "2 leases start with 'ab': give more of the id"),
+        ("ff", "there is no lease 'ff': `agentfarm leases --all` lists them"),
+    ],
+)
+async def test_why_of_none_or_many(leases: Any, agentfarm: Any, start: str, message: str) -> None:
+    """An id that names no lease, or several, is refused."""
+    ended = await agentfarm("leases", "--why", start)
+    assert (ended.status, ended.out, ended.err) == (1, "", f"agentfarm: {message}\n")
+
+
+async def test_nobody_holds_anything(controller: Any, agentfarm: Any) -> None:
+    """No leases is no data, and --json is an empty list."""
+    assert (await agentfarm("leases")).err == "Nobody holds anything.\n"
+    assert json.loads((await agentfarm("leases", "--json")).out) == {"leases": []}
+
+
+async def test_queue(controller: Any, agentfarm: Any) -> None:
+    """The line is shown with what each one wants; strangers are somebody."""
+    controller.queue = [
+        {"position": 1, "owner": "ada", "server_name": "x", "options": {"gpus": 2, "gpu_model": "a100"},
+         "created_at": 240.0, "detail": "1 GPU is free", "lease": "abc"},
+        {"position": 2, "owner": None, "server_name": None, "options": {"gpus": 1, "labels": {"room": "b"}},
+         "created_at": 290.0, "detail": "", "lease": None},
+    ]  # fmt: skip
+    ended = await agentfarm("queue")
+    assert ended.out == (
+        "POSITION  OWNER     SERVER  WANTS          SINCE  DETAIL\n"
+        "1         ada       x       2 GPUs, a100   60s    1 GPU is free\n"
+        "2         somebody  -       1 GPU, room=b  10s\n"
+    )
+    assert json.loads((await agentfarm("queue", "--json")).out) == {"queue": controller.queue}

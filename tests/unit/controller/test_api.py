@@ -1,0 +1,227 @@
+"""The REST API's contract: who may what, what is shown to whom, and the form of errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from controllers import Controller, controller
+from hub_double import HubDouble, hub_double
+from node_records import gpu, request, telemetry
+
+from jupyterhub_agentfarm.controller.client import FarmClient
+from jupyterhub_agentfarm.controller.handlers import LEASES_MANAGE, LEASES_READ, NODES_MANAGE, NODES_READ
+from jupyterhub_agentfarm.errors import (
+    AgentFarmError,
+    ConflictError,
+    FarmUnavailable,
+    InvalidField,
+    NodeUnreachable,
+    NotFoundError,
+    PlacementRefused,
+)
+from jupyterhub_agentfarm.models import LaunchOrder, NodeSpec
+from jupyterhub_agentfarm.records import to_json
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+
+
+@pytest.fixture
+async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HubDouble]:
+    """A Hub's answers, and its environment."""
+    async with hub_double() as double:
+        for name, value in double.environment.items():
+            monkeypatch.setenv(name, value)
+        yield double
+
+
+@pytest.fixture
+async def farm(tmp_path: Path, hub: HubDouble) -> AsyncIterator[Controller]:
+    """A controller with one node that never answers but is made to look ready, with one GPU."""
+    spec = NodeSpec(name="a", host="127.0.0.1", port=1, host_key=KEY, ssh_keyfile="/secret/key")
+    async with controller(tmp_path, config={"Inventory": {"nodes": [to_json(spec)]}}) as made:
+        entry = made.app.farm.inventory._entries["a"]
+        await entry.link.aclose()
+        entry.node = replace(entry.node, state="ready", detail="connected", telemetry=telemetry(gpu("GPU-a")))
+        entry.node = replace(entry.node, reported_at=2e10)
+        made.app.farm._reconciler._reconciled.add("a")
+        yield made
+
+
+def with_token(farm: Controller, token: str) -> FarmClient:
+    """Return a client with a Hub token."""
+    return FarmClient(runtime_dir=farm.app.runtime_dir, token=token)
+
+
+async def call(farm: Controller, method: str, path: str, token: str = "", body: Any = None) -> tuple[int, Any]:
+    """Return status and body of a request."""
+    headers = {"Authorization": f"token {token}"} if token else {}
+    url = farm.client._base() + "api/v1/" + path
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, url, json=body, headers=headers, allow_redirects=False) as response,
+    ):
+        return response.status, await response.json()
+
+
+NEEDS = [
+    ("GET", "nodes", NODES_READ),
+    ("POST", "nodes", NODES_MANAGE),
+    ("POST", "nodes/scan", NODES_MANAGE),
+    ("GET", "nodes/a", NODES_READ),
+    ("DELETE", "nodes/a", NODES_MANAGE),
+    ("POST", "nodes/a/cordon", NODES_MANAGE),
+    ("POST", "nodes/a/uncordon", NODES_MANAGE),
+    ("POST", "nodes/a/drain", NODES_MANAGE),
+    ("POST", "leases", LEASES_MANAGE),
+    ("POST", "leases/" + "0" * 32 + "/launch", LEASES_MANAGE),
+    ("GET", "queue", NODES_READ),
+    ("GET", "placements", LEASES_READ),
+    ("GET", "events", NODES_READ),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), NEEDS)
+async def test_scopes(farm: Controller, hub: HubDouble, method: str, path: str, scope: str) -> None:
+    """Nobody gets 401, a token without the scope 403, one without access to the service 403 as well."""
+    others = {NODES_READ, NODES_MANAGE, LEASES_READ, LEASES_MANAGE} - {scope}
+    assert (await call(farm, method, path))[0] == 401
+    assert (await call(farm, method, path, "wrong"))[0] == 401
+    status, error = await call(farm, method, path, hub.token("eve", *others))
+    assert (status, error["reason"]) == (403, "forbidden")
+    assert scope in error["message"]
+    status, error = await call(farm, method, path, hub.token("eve", scope, service="other"))
+    assert (status, error["message"]) == (403, "eve has no access to the service agentfarm")
+
+
+async def test_a_user_sees_and_stops_their_own(farm: Controller, hub: HubDouble) -> None:
+    """A user sees that a GPU is leased, and whose it is only when it is theirs; the line hides names of others."""
+    lease = await farm.client.place(request("ada", gpus=1))
+    await farm.client.place(request("bob", gpus=1))
+    ada, bob = (with_token(farm, hub.token(name, NODES_READ)) for name in ("ada", "bob"))
+    own = (await ada.node("a"))["telemetry"]["gpus"][0]
+    assert (own["leased"], own["lease"], own["owner"]) == (True, lease.id, "ada")
+    other = (await bob.node("a"))["telemetry"]["gpus"][0]
+    assert (other["leased"], other["lease"], other["owner"]) == (True, None, None)
+    assert [item.owner for item in await bob.leases()] == ["bob"]
+    assert [item["owner"] for item in await ada.queue()] == [None]
+    assert [item["owner"] for item in await bob.queue()] == ["bob"]
+    with pytest.raises(NotFoundError):
+        await bob.lease(lease.id)
+    with pytest.raises(NotFoundError):
+        await bob.release(lease.id)
+    assert (await ada.release(lease.id)).state == "stopping"
+    reader = with_token(farm, hub.token("eve", LEASES_READ))
+    assert (await reader.lease(lease.id)).owner == "ada"
+    with pytest.raises(AgentFarmError, match=LEASES_MANAGE):
+        await reader.release(lease.id)
+    service = with_token(farm, hub.token("ada", kind="service"))
+    assert await service.leases() == []
+    for client in (ada, bob, reader, service):
+        await client.aclose()
+
+
+async def test_errors_come_back_as_they_were(farm: Controller) -> None:
+    """The client raises what the controller raised, with its facts."""
+    with pytest.raises(PlacementRefused) as refused:
+        await farm.client.place(request(gpus=2))
+    assert refused.value.refusals == {"a": "needs 2 GPUs, it has 1"}
+    with pytest.raises(ConflictError, match="is declared in the configuration"):
+        await farm.client.remove_node("a")
+    with pytest.raises(NotFoundError, match="there is no node b; the nodes are: a"):
+        await farm.client.cordon("b", "why")
+    with pytest.raises(InvalidField, match="host_key must be the node's public host key") as invalid:
+        await farm.client.add_node(NodeSpec(name="b", host="h"))
+    assert invalid.value.field == "host_key"
+    lease = await farm.client.place(request(gpus=1))
+    with pytest.raises(NodeUnreachable, match=r"^node a: ") as lost:
+        await farm.client.launch(lease.id, LaunchOrder(("x",), "/"))
+    assert lost.value.node == "a"
+    with pytest.raises(NodeUnreachable):
+        await farm.client.log(lease.id)
+
+
+async def test_no_controller(tmp_path: Path) -> None:
+    """Without a controller every question is FarmUnavailable, with what to do."""
+    client = FarmClient(runtime_dir=str(tmp_path))
+    with pytest.raises(FarmUnavailable, match="start the Hub"):
+        await client.nodes()
+    (tmp_path / "agentfarm.json").write_text('{"url": "http://127.0.0.1:1/services/agentfarm/"}')
+    with pytest.raises(FarmUnavailable, match="see the log of the agentfarm service"):
+        await client.nodes()
+    with pytest.raises(FarmUnavailable):
+        await anext(client.events())
+    await client.aclose()
+
+
+BAD = [
+    ("POST", "leases", {"owner": "ada"}, "server_name must be given"),
+    ("POST", "leases", {"owner": "ada", "server_name": "", "options": {"gpus": 17}}, "gpus must be a whole number"),
+    ("POST", "leases", {"owner": "ada", "server_name": "", "colour": 1}, "colour must be one of"),
+    ("POST", "nodes/a/cordon", {"why": "x"}, "why must be one of"),
+    ("POST", "nodes/a/drain", {"reason": "x", "deadline_seconds": -1}, "deadline_seconds must be a number of seconds"),
+    ("GET", "placements?limit=x", None, "limit must be a number from 0 to 200"),
+    ("DELETE", "leases/" + "0" * 32 + "?grace_seconds=-1", None, "grace_seconds must be a number from 0 to 600"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "message"), BAD)
+async def test_bad_input(farm: Controller, method: str, path: str, body: Any, message: str) -> None:
+    """A wrong field is a 400 that names it and the wanted form."""
+    token = Path(farm.app.runtime_dir, "token").read_text()  # noqa: ASYNC240
+    status, error = await call(farm, method, path, token, body)
+    assert (status, error["reason"]) == (400, "invalid")
+    assert error["message"].startswith(message)
+
+
+async def test_node_view_and_history(farm: Controller) -> None:
+    """A node's view has status and eligible and no key path; released leases and their reasons can be read."""
+    view = await farm.client.node("a")
+    assert (view["name"], view["status"], view["eligible"]) == ("a", "ready", True)
+    assert "ssh_keyfile" not in view["spec"]
+    lease = await farm.client.place(request(gpus=1))
+    waiting = await farm.client.place(request("bob", gpus=1))
+    await farm.client.release(waiting.id)
+    assert [item.id for item in await farm.client.leases()] == [lease.id]
+    assert {item.id for item in await farm.client.leases(all=True)} == {lease.id, waiting.id}
+    newest, oldest = await farm.client.placements(limit=2)
+    assert (newest["lease"], oldest["lease"]) == (waiting.id, lease.id)
+    assert oldest["why"]["candidates"][0]["scores"].keys() >= {"cpu", "memory", "load", "spread"}
+
+
+async def test_browser(farm: Controller, hub: HubDouble) -> None:
+    """A browser logs in through OAuth, gets the page, and its cookie changes nothing without the XSRF token."""
+    base = farm.client._base()
+    token = hub.token("root", NODES_READ, NODES_MANAGE)
+    origin = base.partition("/services/")[0]
+    fetched = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
+    navigated = {"Sec-Fetch-Mode": "navigate"}
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        async with browser.get(base, headers=navigated, allow_redirects=False) as sent_to_login:
+            assert sent_to_login.status == 302
+            state = aiohttp.client.URL(sent_to_login.headers["Location"]).query["state"]
+        back = {"code": token, "state": state}
+        async with browser.get(base + "oauth_callback", params=back, allow_redirects=False) as logged_in:
+            assert logged_in.status == 302
+            assert origin + logged_in.headers["Location"] == base
+        async with browser.get(base, headers=navigated) as page:
+            text = await page.text()
+            assert page.status == 200
+            assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+        xsrf = text.split('data-xsrf="')[1].split('"')[0]
+        url = base + "api/v1/nodes/a/cordon"
+        for headers in ({}, fetched, fetched | {"X-XSRFToken": "wrong"}):
+            async with browser.post(url, json={"reason": "x"}, headers=headers) as refused:
+                assert refused.status == 401, headers
+        async with browser.post(url, json={"reason": "x"}, headers=fetched | {"X-XSRFToken": xsrf}) as accepted:
+            assert (accepted.status, (await accepted.json())["cordon"]["by"]) == (200, "root")
+        async with browser.get(base + "api/v1/events", params={"_xsrf": xsrf}, headers=fetched) as events:
+            assert events.status == 200
+            assert (await events.content.readline()) == b"event: snapshot\n"
+        for static in ("common.js", "farm.js", "agentfarm.css", "favicon.svg"):
+            async with browser.get(f"{base}static/{static}") as file:
+                assert file.status == 200

@@ -1,0 +1,104 @@
+"""`--ensure`: one noded, in the background, whoever asks and how many ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from noded_process import connect
+from waiting import eventually
+
+from jupyterhub_agentfarm.noded import procfs
+
+
+@pytest.fixture
+async def state_dir() -> AsyncIterator[Path]:
+    """A state directory; the noded that runs in it is ended afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="af"))
+    yield folder
+    with_daemon = folder / "noded.sock"
+    if with_daemon.exists():
+        client = await connect(with_daemon, hello=False, subscribe=False)
+        pid = (await client.call("hello", {"protocol": 1}))["pid"]
+        await client.close()
+        os.kill(pid, signal.SIGTERM)
+        await eventually(lambda: (found := procfs.read(pid)) is None or found.zombie, "noded ends")
+    shutil.rmtree(folder)
+
+
+async def ensure(state_dir: Path, **options: object) -> tuple[int, str, str]:
+    """Run `--ensure` in a session of its own; return status and output, which ends when all holders closed it."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "jupyterhub_agentfarm.noded", "--ensure", f"--state-dir={state_dir}"),
+        *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_it_starts_one_that_survives_and_finds_it_again(state_dir: Path) -> None:
+    """The line names socket and process; the daemon has its own session, and the second call starts nothing."""
+    status, out, err = await ensure(state_dir, simulated_gpus=3)
+    assert (status, err) == (0, "")
+    answer = json.loads(out)
+    assert answer["socket"] == str(state_dir / "noded.sock")
+    process = procfs.read(answer["pid"])
+    assert process
+    assert process.session == answer["pid"]
+    client = await connect(state_dir / "noded.sock")
+    assert len([g for g in (await client.call("telemetry"))["gpus"] if g["simulated"]]) == 3
+    await client.close()
+    assert json.loads((await ensure(state_dir))[1]) == answer
+    assert stat.S_IMODE((state_dir / "noded.log").stat().st_mode) == 0o600
+
+
+async def test_several_at_once_start_one(state_dir: Path) -> None:
+    """Of five at the same moment all succeed and name the same process."""
+    results = await asyncio.gather(*(ensure(state_dir) for _ in range(5)))
+    assert [status for status, _, _ in results] == [0] * 5, results
+    assert len({out for _, out, _ in results}) == 1
+
+
+async def test_a_stale_socket_is_replaced(state_dir: Path) -> None:
+    """The socket of a noded that was killed does not stand in the way."""
+    first = json.loads((await ensure(state_dir))[1])
+    os.kill(first["pid"], signal.SIGKILL)
+    await eventually(lambda: (found := procfs.read(first["pid"])) is None or found.zombie, "noded is dead")
+    assert (state_dir / "noded.sock").exists()
+    second = json.loads((await ensure(state_dir))[1])
+    assert second["pid"] != first["pid"]
+
+
+async def test_a_failure_is_one_sentence(state_dir: Path) -> None:
+    """A path that no socket can have ends with status 1 and says what to do."""
+    status, out, err = await ensure(state_dir / ("x" * 120))
+    assert (status, out) == (1, "")
+    assert "shorter --state-dir" in err
+    assert len(err.splitlines()) == 1
+
+
+async def test_a_second_daemon_gives_up(state_dir: Path) -> None:
+    """The lock is held for the daemon's life: another one with the same directory ends at once."""
+    await ensure(state_dir)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "jupyterhub_agentfarm.noded", f"--state-dir={state_dir}"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(20):
+        _, err = await process.communicate()
+    assert process.returncode == 75
+    assert b"another noded runs" in err

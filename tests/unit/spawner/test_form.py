@@ -1,0 +1,65 @@
+"""The options page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farm_double import FarmDouble
+
+from jupyterhub_agentfarm.spawner.form import view
+
+GIB = 2**30
+
+
+def gpu(name: str = "NVIDIA A100", leased: bool = False, **more: Any) -> dict[str, Any]:
+    """Return a GPU as the controller lists it."""
+    base = {"name": name, "memory_total_bytes": 80 * GIB, "leased": leased, "foreign_pids": [], "simulated": False}
+    return base | more
+
+
+def node(name: str, *gpus: dict[str, Any], eligible: bool = True, **labels: str) -> dict[str, Any]:
+    """Return a node as the controller lists it."""
+    return {
+        "name": name,
+        "status": "ready" if eligible else "draining",
+        "eligible": eligible,
+        "spec": {"labels": labels},
+        "telemetry": {"gpus": list(gpus)},
+    }
+
+
+def test_free_is_what_a_request_could_get() -> None:
+    """GPUs that are leased, used past the farm or on a draining node are not free."""
+    farm = view(
+        [node("b", gpu(), gpu(leased=True)), node("a", gpu(foreign_pids=[1])), node("c", gpu(), eligible=False)], 2
+    )
+    assert [(model.free, model.total) for model in farm.models] == [(1, 3)]
+    assert (farm.ready, farm.waiting, [n["name"] for n in farm.nodes]) == (2, 2, ["a", "b", "c"])
+
+
+def test_only_allowed_labels_are_offered() -> None:
+    """Labels that the site does not let users ask for are not on the page."""
+    nodes = [node("a", disk="nvme", room="b"), node("c", disk="hdd")]
+    assert view(nodes, 0).labels == ("disk=hdd", "disk=nvme", "room=b")
+    assert view(nodes, 0, {"disk": ["nvme"]}).labels == ("disk=nvme",)
+
+
+async def test_the_page_shows_the_farm_and_escapes_it(farm: FarmDouble, user: Any) -> None:
+    """Names that a node made up cannot become markup."""
+    farm.nodes = [node("n1", gpu("<script>x</script>", simulated=True), disk='"><b>'), node("n2", eligible=False)]
+    page = await user.spawner.get_options_form()
+    assert "1 node ready" in page
+    assert "1 of 1 GPU free" in page
+    assert "nobody waiting" in page
+    assert "simulated" in page
+    assert "n2 (draining)" in page
+    assert "<script>" not in page
+    assert '"><b>' not in page
+
+
+async def test_the_page_works_without_the_controller(farm: FarmDouble, user: Any) -> None:
+    """Without an answer the page says so and can still be sent."""
+    farm.down = True
+    page = await user.spawner.get_options_form()
+    assert "does not answer" in page
+    assert 'name="gpus"' in page

@@ -1,0 +1,186 @@
+"""configure(c) sets up a Hub, and never silently overrides its site."""
+
+from __future__ import annotations
+
+import stat
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from traitlets.config import Config
+from traitlets.config.loader import PyFileConfigLoader
+
+from jupyterhub_agentfarm.configure import BENCHMARK_USER, CUSTOM_SCOPES, configure
+from jupyterhub_agentfarm.errors import ConfigError
+from jupyterhub_agentfarm.share import share_path
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let every test have a runtime directory of its own."""
+    path = tmp_path / "runtime"
+    monkeypatch.setenv("AGENTFARM_RUNTIME_DIR", str(path))
+    return path
+
+
+def roles_of(c: Config) -> dict[str, dict[str, Any]]:
+    """Return the roles by name."""
+    return {role["name"]: role for role in c.JupyterHub.load_roles}
+
+
+def services_of(c: Config) -> dict[str, dict[str, Any]]:
+    """Return the services by name."""
+    return {service["name"]: service for service in c.JupyterHub.services}
+
+
+def test_a_fresh_configuration_gets_everything(runtime: Path) -> None:
+    """Spawner, services, scopes, roles, group and defaults are set, and the secret is private."""
+    c = Config()
+    configure(c)
+    assert c.JupyterHub.spawner_class == "agentfarm"
+    assert c.JupyterHub.cleanup_servers is False
+    assert c.JupyterHub.concurrent_spawn_limit == 0
+    assert c.JupyterHubHTTPClient.session_options["timeout"].total < 60
+    assert set(services_of(c)) == {"agentfarm", "benchmark"}
+    assert set(c.JupyterHub.custom_scopes) == set(CUSTOM_SCOPES)
+    assert c.JupyterHub.load_groups == {"agentfarm-benchmark": {"users": [BENCHMARK_USER]}}
+    assert stat.S_IMODE((runtime / "token").stat().st_mode) == 0o600
+
+
+def test_users_keep_themselves_and_see_the_farm() -> None:
+    """The role "user" keeps "self", or what the site gave it, and gains reading."""
+    c = Config()
+    c.JupyterHub.load_roles = [{"name": "user", "scopes": ["self", "shares!user"]}, {"name": "mine", "scopes": []}]
+    configure(c)
+    scopes = roles_of(c)["user"]["scopes"]
+    assert scopes[:2] == ["self", "shares!user"]
+    assert "access:services!service=agentfarm" in scopes
+    assert "custom:agentfarm:nodes:read" in scopes
+    assert not [scope for scope in scopes if scope.endswith(":manage")]
+    assert "mine" in roles_of(c)
+
+
+def test_admins_manage_the_farm() -> None:
+    """Admins get the farm's role, however the site named them."""
+    c = Config()
+    c.Authenticator.admin_users.update({"ada", "bob"})
+    configure(c)
+    role = roles_of(c)["agentfarm-admin"]
+    assert role["users"] == ["ada", "bob"]
+    assert set(CUSTOM_SCOPES) < set(role["scopes"])
+
+
+def test_the_benchmark_may_touch_its_own_user_only() -> None:
+    """Every scope of the benchmark on servers and users is bound to its user."""
+    c = Config()
+    configure(c)
+    for scope in roles_of(c)["agentfarm-benchmark"]["scopes"]:
+        if "servers" in scope or "users" in scope:
+            assert scope.endswith(f"!user={BENCHMARK_USER}")
+
+
+def test_a_sites_values_stay_and_are_warned_of() -> None:
+    """What the site has set is kept; where it costs servers a warning says so."""
+    c = Config()
+    c.JupyterHub.cleanup_servers = True
+    c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 9, "x": 1}
+    with pytest.warns(UserWarning, match=r"c\.JupyterHub\.cleanup_servers is True, not False"):
+        configure(c)
+    assert c.JupyterHub.cleanup_servers is True
+    assert c.JupyterHub.tornado_settings == {"slow_spawn_timeout": 9, "x": 1}
+
+
+def test_another_spawner_is_warned_of() -> None:
+    """A site that forgot its old spawner_class line is told."""
+    c = Config()
+    c.JupyterHub.spawner_class = "sshspawner.sshspawner.SSHSpawner"
+    with pytest.warns(UserWarning, match="spawner_class"):
+        configure(c)
+    assert c.JupyterHub.spawner_class == "sshspawner.sshspawner.SSHSpawner"
+
+
+def test_a_second_call_changes_nothing() -> None:
+    """The services read the same file; two calls are as one."""
+    c = Config()
+    configure(c)
+    first = c.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        configure(c)
+    assert services_of(c) == services_of(first)
+    assert len(c.JupyterHub.services) == 2
+    assert roles_of(c) == roles_of(first)
+
+
+def test_services_get_the_environment_but_no_password(monkeypatch: pytest.MonkeyPatch, runtime: Path) -> None:
+    """What the configuration file reads reaches the services, the password does not."""
+    monkeypatch.setenv("AGENTFARM_NODES", "/etc/nodes.json")
+    monkeypatch.setenv("AGENTFARM_DEMO_PASSWORD", "secret")
+    monkeypatch.setenv("AGENTFARM_CONTROLLER_PORT", "18101")
+    c = Config()
+    configure(c, services=("agentfarm",), proxy_url="http://proxy")
+    (service,) = c.JupyterHub.services
+    assert service["url"].endswith(":18101")
+    assert service["environment"]["AGENTFARM_NODES"] == "/etc/nodes.json"
+    assert service["environment"]["AGENTFARM_PROXY_URL"] == "http://proxy"
+    assert service["environment"]["AGENTFARM_RUNTIME_DIR"] == str(runtime)
+    assert "secret" not in str(service)
+    assert service["command"][-2:] == ["--config", __file__]
+
+
+def test_an_external_controller_needs_its_token() -> None:
+    """An external controller has no command, but a token."""
+    with pytest.raises(ConfigError, match="controller_token"):
+        configure(Config(), controller="external")
+    c = Config()
+    configure(c, controller="external", controller_token="t" * 32)
+    service = services_of(c)["agentfarm"]
+    assert "command" not in service
+    assert service["api_token"] == "t" * 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"services": ("agents",)}, "agents"),
+        ({"controller": "systemd"}, "systemd"),
+        ({"port": 1}, "port"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], said: str) -> None:
+    """A setting that cannot be used is named in one sentence."""
+    with pytest.raises(ConfigError, match=said):
+        configure(Config(), **settings)
+
+
+def test_internal_ssl_is_refused() -> None:
+    """internal_ssl stops the Hub before it starts."""
+    c = Config()
+    c.JupyterHub.internal_ssl = True
+    with pytest.raises(ConfigError, match="internal_ssl = False"):
+        configure(c)
+
+
+def test_with_managed_groups_no_group_is_loaded() -> None:
+    """JupyterHub refuses load_groups where the authenticator manages groups; the user is made by a role."""
+    c = Config()
+    c.Authenticator.manage_groups = True
+    configure(c)
+    assert "load_groups" not in c.JupyterHub
+    assert roles_of(c)["agentfarm-benchmark-user"]["users"] == [BENCHMARK_USER]
+
+
+def test_the_reference_configuration_loads_without_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root jupyterhub_config.py is what a site copies: it sets what it says, and nothing warns."""
+    nodes = tmp_path / "nodes.json"
+    nodes.write_text('[{"name": "n1", "host": "127.0.0.11"}]')
+    monkeypatch.setenv("AGENTFARM_NODES", str(nodes))
+    monkeypatch.setenv("AGENTFARM_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("AGENTFARM_PORT", "18000")
+    c = PyFileConfigLoader(str(share_path("jupyterhub_config.py"))).load_config()
+    assert c.JupyterHub.bind_url == "http://:18000"
+    assert c.Inventory.nodes == [{"name": "n1", "host": "127.0.0.11"}]
+    command = services_of(c)["agentfarm"]["command"]
+    assert command[-2:] == ["--config", str(share_path("jupyterhub_config.py"))]
+    assert services_of(c)["benchmark"]["environment"]["AGENTFARM_PROXY_URL"] == "http://127.0.0.1:18000"
