@@ -23,6 +23,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	@sh tests/install_tiers.sh
 	$(BIN)/python -m pytest $(ARGS)
+	@$(if $(ARGS),:,sh tests/netns_tier.sh $(BIN)/python -m pytest -m netns)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check $(SOURCES)

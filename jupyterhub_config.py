@@ -41,7 +41,12 @@ c.ConfigurableHTTPProxy.pid_file = str(data_dir / "jupyterhub-proxy.pid")
 
 # ---- Who may log in -----------------------------------------------------------------------------------------------
 
-# Any JupyterHub authenticator does; without a line here it is PAM, with the accounts of this machine.
+# Any JupyterHub authenticator does; without a line here it is PAM, with the accounts of this machine, and nobody may
+# log in but the admins and whom you name:
+#   c.Authenticator.allowed_users = {"ada"}
+# Who is an admin here manages the farm too, by the role agentfarm-admin; admins who are made later on the Hub's admin
+# page do not have it until you give it to them, or to a group:
+#   c.JupyterHub.load_roles = [{"name": "agentfarm-admin", "groups": ["ops"]}]
 c.Authenticator.admin_users = {"admin"}
 if env("AGENTFARM_DEMO_PASSWORD"):  # the demo and the tests: one password for any name
     c.JupyterHub.authenticator_class = "dummy"
@@ -49,8 +54,6 @@ if env("AGENTFARM_DEMO_PASSWORD"):  # the demo and the tests: one password for a
     c.Authenticator.allow_all = True
     if os.geteuid() == 0:  # the demo's nodes run servers as this account, and Jupyter does so as root only when told
         c.Spawner.args = ["--allow-root"]
-else:
-    c.Authenticator.allow_all = True  # everybody with an account; or name them: c.Authenticator.allowed_users = {"ada"}
 
 # ---- The nodes ----------------------------------------------------------------------------------------------------
 

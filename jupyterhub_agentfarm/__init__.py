@@ -29,8 +29,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """Import ``configure`` when it is asked for: a node has none of the Hub's packages."""
     if name == "configure":
-        from .configure import configure
+        from importlib import import_module
 
+        configure: object = import_module(".configure", __name__).configure
         globals()[name] = configure  # the import has put the module of that name there
         return configure
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

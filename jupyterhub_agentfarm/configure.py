@@ -7,9 +7,12 @@
     configure(c)
 
 It names the spawner, the services with their scopes and roles, and the defaults that keep users' servers alive while
-the Hub restarts. What the site has set itself stays; where that costs servers or starts, a warning says so. So it is
-called last. The services read the same file: calling it is quick and changes nothing but `c` and, once, the
-runtime directory's secret.
+the Hub restarts. What the site has set itself stays; where that costs servers or starts, a warning says so. The
+services that the Hub starts get the options of their own classes, as they are at the call, by :mod:`.handover`.
+So it is called last.
+
+Others read the same file, as an external controller and the doctor do: calling it is quick and changes nothing but `c`
+and the runtime directory, where it makes the secret once and writes the services' options.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ import aiohttp
 from traitlets.config import Config
 from traitlets.config.loader import LazyConfigValue
 
+from .accounts import check_benchmark_user
 from .errors import ConfigError
-from .services import local
+from .handover import write_service_config
+from .services import ADMIN_ROLE, local
 
 CONTROLLER = "agentfarm"
 BENCHMARK = "benchmark"
-#: Hub user whose servers the benchmark service starts.
+#: Hub user whose servers the benchmark service starts, unless the site names another.
 BENCHMARK_USER = "benchmark"
 
 #: What the services check, with the description that the Hub shows.
@@ -53,6 +58,10 @@ SAFE_DEFAULTS: tuple[tuple[str, str, Any, str], ...] = (
     ("JupyterHub", "concurrent_spawn_limit", 0, "starts that wait in line for a GPU count against it"),
     ("JupyterHub", "allow_named_servers", True, "agents and benchmarks use named servers"),
 )
+#: Where the services find the keys of nodes and how to reach PostgreSQL; none of it is a secret itself.
+_PASSED_ON = frozenset({
+    "SSH_AUTH_SOCK", "PGPASSFILE", "PGSERVICEFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY",
+})  # fmt: skip
 _HUB_REQUEST_SECONDS = 20
 _SLOW_SPAWN_SECONDS = 1
 
@@ -76,10 +85,10 @@ class FarmSettings:
     runtime_dir: Path = field(default_factory=local.default_runtime_dir)
     #: Directory of the services' databases; $AGENTFARM_DATA_DIR, else the working directory.
     data_dir: Path = field(default_factory=lambda: Path(os.environ.get("AGENTFARM_DATA_DIR") or ".").absolute())
+    #: Hub user whose servers the benchmark service starts. With PAM it must be an account of the Hub's machine.
+    benchmark_user: str = BENCHMARK_USER
     #: URL at which this machine reaches the Hub's proxy; $AGENTFARM_PROXY_URL.
     proxy_url: str = field(default_factory=lambda: os.environ.get("AGENTFARM_PROXY_URL") or "http://127.0.0.1:8000")
-    #: The Hub's configuration file, which the services read too; None: the file that calls `configure`.
-    config_file: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be set up."""
@@ -95,6 +104,14 @@ class FarmSettings:
 def configure(c: Config, **settings: Any) -> None:
     """Set up the Hub of configuration `c` for the farm.
 
+    Who is in `c.Authenticator.admin_users` gets the role `agentfarm-admin`, which is what managing nodes and leases and
+    running benchmarks takes. JupyterHub's own role "admin" cannot be extended, so admins who are made later, on the
+    Hub's admin page or by the authenticator, do not have it. Give it to them, or to a group, before the call::
+
+        c.JupyterHub.load_roles = [{"name": "agentfarm-admin", "groups": ["ops"]}]
+
+    A role of that name without `scopes` gets those of the farm's admins; one that has some keeps them.
+
     Parameters
     ----------
     c
@@ -105,9 +122,8 @@ def configure(c: Config, **settings: Any) -> None:
     Raises
     ------
     ConfigError
-        A setting is unknown or cannot be used.
+        A setting is unknown or cannot be used, or an option of the services cannot be written as JSON.
     """
-    settings.setdefault("config_file", _caller_file())
     try:
         farm = FarmSettings(**settings)
     except TypeError as exc:
@@ -115,6 +131,9 @@ def configure(c: Config, **settings: Any) -> None:
         raise ConfigError(f"configure() takes {known}; it was called with {', '.join(settings)}") from exc
     if _get(c, "JupyterHub", "internal_ssl"):
         raise ConfigError("AgentFarmSpawner has no internal_ssl yet: set c.JupyterHub.internal_ssl = False")
+    if BENCHMARK in farm.services:
+        check_benchmark_user(c, farm.benchmark_user)
+        _default(c, "NodeServers", "hub_user", farm.benchmark_user)
     local.local_token(Path(farm.runtime_dir))
     _set_spawner(c, farm)
     _set_defaults(c)
@@ -127,12 +146,6 @@ def _port(variable: str, default: int) -> int:
     if not (text.isdecimal() and int(text) < 65536):
         raise ConfigError(f"${variable} must be a TCP port, not {text!r}")
     return int(text)
-
-
-def _caller_file() -> Path | None:
-    """Return the file that called `configure`: traitlets gives configuration files their own `__file__`."""
-    name = sys._getframe(2).f_globals.get("__file__")  # noqa: SLF001 - there is no public way that is as cheap
-    return Path(name).absolute() if name else None
 
 
 # ---- reading and writing the configuration without overriding the site -----------------------------------------
@@ -190,12 +203,13 @@ def _set_defaults(c: Config) -> None:
 
 def _set_services(c: Config, farm: FarmSettings) -> None:
     ports = {CONTROLLER: farm.controller_port, BENCHMARK: farm.benchmark_port}
+    config_file = write_service_config(c, Path(farm.runtime_dir))
     taken = {service["name"] for service in _get(c, "JupyterHub", "services") or []}
-    added = [_service(name, ports[name], farm) for name in farm.services if name not in taken]
+    added = [_service(name, ports[name], farm, config_file) for name in farm.services if name not in taken]
     _extend(c, "JupyterHub", "services", added)
 
 
-def _service(name: str, port: int, farm: FarmSettings) -> dict[str, Any]:
+def _service(name: str, port: int, farm: FarmSettings, config_file: Path) -> dict[str, Any]:
     service: dict[str, Any] = {
         "name": name,
         "url": f"http://127.0.0.1:{port}",
@@ -207,18 +221,16 @@ def _service(name: str, port: int, farm: FarmSettings) -> dict[str, Any]:
     }
     if name == CONTROLLER and farm.controller == "external":
         return service | {"api_token": farm.controller_token}
-    command = [sys.executable, "-m", _MODULES[name]]
-    if farm.config_file is not None:
-        command += ["--config", str(farm.config_file)]
+    command = [sys.executable, "-m", _MODULES[name], "--config", str(config_file)]
     return service | {"command": command, "environment": _environment(farm, os.environ)}
 
 
 def _environment(farm: FarmSettings, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what the services need of the environment; they read the configuration file again, and it reads this."""
+    """Return what the services need of the environment; JupyterHub gives them little else."""
     inherited = {
         name: value
         for name, value in environ.items()
-        if name.startswith("AGENTFARM_") and not name.endswith(("_PASSWORD", "_TOKEN"))
+        if name in _PASSED_ON or (name.startswith("AGENTFARM_") and not name.endswith(("_PASSWORD", "_TOKEN")))
     }
     return inherited | {
         local.ENV_RUNTIME_DIR: str(farm.runtime_dir),
@@ -234,15 +246,14 @@ def _set_roles(c: Config, farm: FarmSettings) -> None:
     c.JupyterHub.custom_scopes = custom
     roles = [dict(role) for role in _get(c, "JupyterHub", "load_roles") or []]
     _extend_user_role(roles, farm)
-    admins = sorted(_get(c, "Authenticator", "admin_users") or ())
-    _add_role(roles, _admin_role(farm, admins))
+    _add_admin_role(roles, _admin_role(farm, sorted(_get(c, "Authenticator", "admin_users") or ())))
     if BENCHMARK in farm.services:
-        _add_role(roles, _benchmark_role())
+        _add_role(roles, _benchmark_role(farm.benchmark_user))
         if _get(c, "Authenticator", "manage_groups"):  # which forbids load_groups
-            _add_role(roles, {"name": "agentfarm-benchmark-user", "scopes": ["self"], "users": [BENCHMARK_USER]})
+            _add_role(roles, {"name": "agentfarm-benchmark-user", "scopes": ["self"], "users": [farm.benchmark_user]})
         else:
             groups = dict(_get(c, "JupyterHub", "load_groups") or {})
-            groups.setdefault("agentfarm-benchmark", {"users": [BENCHMARK_USER]})
+            groups.setdefault("agentfarm-benchmark", {"users": [farm.benchmark_user]})
             c.JupyterHub.load_groups = groups
     c.JupyterHub.load_roles = roles
 
@@ -263,15 +274,24 @@ def _admin_role(farm: FarmSettings, admins: list[str]) -> dict[str, Any]:
     """Return the role of the farm's admins; JupyterHub's own role "admin" cannot be extended."""
     access = [f"access:services!service={name}" for name in farm.services]
     return {
-        "name": "agentfarm-admin",
+        "name": ADMIN_ROLE,
         "description": "Manage the farm's nodes and leases and run benchmarks",
         "scopes": [*CUSTOM_SCOPES, *access, "read:metrics"],
         "users": admins,
     }
 
 
-def _benchmark_role() -> dict[str, Any]:
-    user = f"!user={BENCHMARK_USER}"
+def _add_admin_role(roles: list[dict[str, Any]], role: dict[str, Any]) -> None:
+    """Add the admins' role; to one of the site's that only says who has it, add what it is and the admins."""
+    for mine in roles:
+        if mine["name"] == role["name"] and "scopes" not in mine:
+            users = list(dict.fromkeys([*mine.get("users", ()), *role["users"]]))
+            mine.update({**role, **mine, "users": users})
+    _add_role(roles, role)
+
+
+def _benchmark_role(name: str) -> dict[str, Any]:
+    user = f"!user={name}"
     return {
         "name": "agentfarm-benchmark",
         "description": "Start and use the benchmark user's servers",

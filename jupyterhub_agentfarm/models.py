@@ -13,6 +13,7 @@ from typing import Literal
 
 from .errors import InvalidField
 
+NODED_OPTION = re.compile(r"--(?!state-dir=|simulated-gpus=)[A-Za-z][A-Za-z0-9_.-]*=.*", re.DOTALL)
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 Role = Literal["microserver", "gpuserver"]
@@ -54,7 +55,7 @@ class NodeSpec:
     user: str | None = None
     role: Role = "microserver"
     labels: Mapping[str, str] = field(default_factory=dict)
-    #: Address that servers listen on and the Hub's proxy reaches; None: same as `host`.
+    #: Address that servers listen on and the Hub's proxy reaches; None: the one that SSH is connected to.
     address: str | None = None
     #: The node's pinned public host key, as in known_hosts without the host: "ssh-ed25519 AAAA…".
     #: None: it is looked up in `SSHPool.known_hosts`.
@@ -71,6 +72,9 @@ class NodeSpec:
     simulated_gpus: int = 0
     #: First and last port servers may listen on; None: any free port.
     port_range: tuple[int, ...] | None = None
+    #: Further options for noded, as in ("--telemetry-interval=5", "--NodedApp.mountpoints=/data"). A noded that runs
+    #: already keeps its own until `agentfarm nodes restart-noded`.
+    noded_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no node can be."""
@@ -85,11 +89,9 @@ class NodeSpec:
             len(self.port_range) != 2 or not 0 < self.port_range[0] <= self.port_range[1] < 65536
         ):
             raise InvalidField("port_range", "the first and the last port, as in [40000, 40999]", self.port_range)
-
-    @property
-    def server_address(self) -> str:
-        """Address that servers of this node listen on."""
-        return self.address or self.host
+        if not all(NODED_OPTION.fullmatch(argument) for argument in self.noded_args):
+            wanted = 'options of noded as in ["--telemetry-interval=5"], without those that are fields of a node'
+            raise InvalidField("noded_args", wanted, self.noded_args)
 
 
 # ---- what a node reports --------------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ class Gpu:
     temperature_celsius: float | None = None
     #: Process ids that have a context on the device.
     pids: tuple[int, ...] = ()
-    #: Of `pids`, those that belong to no server of noded's: somebody works past the farm.
+    #: Of `pids`, those that do not belong to the server that holds the device: somebody works past the farm.
     foreign_pids: tuple[int, ...] = ()
     #: UUID of the GPU that a MIG device is a part of.
     parent_uuid: str | None = None

@@ -40,7 +40,8 @@ The methods
     ``hello`` comes first; any other method before it is answered ``protocol``. A ``launch`` whose lease runs
     already answers with the status of the running server, so a repeated launch starts nothing twice. A ``launch``
     with an older epoch than the one noded knows for that lease is refused. ``stop`` of an unknown lease is
-    a success: it is gone.
+    a success: it is gone. noded forgets an ended server by itself after a day; ``forget`` is for who wants its log
+    gone sooner, and the controller does not ask for it.
 
 The events
     =================  ========================================================================
@@ -65,6 +66,8 @@ from typing import Any, Literal
 from .errors import ProtocolError
 
 PROTOCOL_VERSION = 1
+#: How long noded may take to answer ``launch``, in seconds. A server that binds its port itself must have done so.
+LAUNCH_SECONDS = 90.0
 #: A launch carries an environment, a log tail some lines: 4 MiB is far above both.
 MAX_LINE_BYTES = 4 * 2**20
 

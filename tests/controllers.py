@@ -11,10 +11,11 @@ from typing import Any
 
 from ssh_node import SSHNode, ssh_node
 from traitlets.config import Config
+from waiting import eventually
 
 from jupyterhub_agentfarm.controller.app import ControllerApp
 from jupyterhub_agentfarm.controller.client import FarmClient
-from jupyterhub_agentfarm.models import LaunchOrder
+from jupyterhub_agentfarm.models import LaunchOrder, Lease
 from jupyterhub_agentfarm.records import to_json
 from jupyterhub_agentfarm.services.hub import close_shared_client
 
@@ -83,3 +84,34 @@ async def gpu_nodes(*names: str) -> AsyncIterator[list[SSHNode]]:
             for index, name in enumerate(names)
         ]
         yield list(await asyncio.gather(*made))
+
+
+async def ready(farm: Controller, count: int) -> None:
+    """Wait until this many nodes are eligible and have reported."""
+
+    async def eligible() -> bool:
+        nodes = await farm.client.nodes()
+        checked = [farm.app.farm._reconciler.is_reconciled(node["name"]) for node in nodes]
+        return sum(node["eligible"] and node["telemetry"] is not None for node in nodes) == count and all(checked)
+
+    await eventually(eligible, f"{count} nodes are ready", timeout=30)
+
+
+async def state(farm: Controller, lease: Lease, wanted: str, timeout: float = 10) -> Lease:
+    """Wait until a lease is in a state; return it."""
+
+    async def reached() -> Lease | None:
+        now = await farm.client.lease(lease.id)
+        return now if now.state == wanted else None
+
+    found: Lease = await eventually(reached, f"the lease is {wanted}", timeout)
+    return found
+
+
+def alive(lease: Lease) -> bool:
+    """Whether the lease's process is there (and no zombie)."""
+    assert lease.server is not None
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{lease.server.pid}/status").read_text()
+    except FileNotFoundError:
+        return False

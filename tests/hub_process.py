@@ -51,8 +51,11 @@ def free_ports(count: int) -> list[int]:
 
 
 def proxy_cache() -> Path:
-    """Return the folder in which the proxy is kept between test runs; it is the account's alone."""
-    path = Path(tempfile.gettempdir()) / f"agentfarm-tests-{os.getuid()}"
+    """Return the folder in which the proxy is kept between test runs; it is the account's alone.
+
+    $FARM_TEST_CACHE names it where the account seems to be another: in a user namespace.
+    """
+    path = Path(os.environ.get("FARM_TEST_CACHE") or f"{tempfile.gettempdir()}/agentfarm-tests-{os.getuid()}")
     path.mkdir(mode=0o700, exist_ok=True)
     assert path.stat().st_uid == os.getuid(), f"{path} belongs to somebody else"
     return path
@@ -152,6 +155,12 @@ class HubProcess:
         async with self.http.request(method, url, json=body, headers=self.headers(token)) as answer:
             text = await answer.text()
             return answer.status, json.loads(text) if text else None
+
+    async def direct(self, method: str, path: str, body: Any = None) -> int:
+        """Return the status of a request to the Hub's API that does not pass the proxy."""
+        url = f"http://127.0.0.1:{self.environment['AGENTFARM_HUB_PORT']}/hub/api{path}"
+        async with self.http.request(method, url, json=body, headers=self.headers()) as answer:
+            return answer.status
 
     async def add_user(self, name: str) -> str:
         """Make a user; return a token of theirs."""

@@ -75,7 +75,9 @@ class NetnsNode:
     def start(self) -> None:
         """Boot: sshd in fresh pid, mount and host-name namespaces."""
         script = (
-            'set -e; hostname "$1"; mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/sshd; exec "$2" -D -e -f "$3"'
+            'set -e; hostname "$1"; mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/sshd; '
+            # sshd takes an account whose shadow entry it cannot read for a locked one.
+            'mount --bind "$4" /etc/shadow; exec "$2" -D -e -f "$3"'
         )
         with (self.directory / "sshd.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -84,6 +86,7 @@ class NetnsNode:
                     *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
                     *("--propagation", "private"),
                     *("sh", "-c", script, "sh", self.name, SSHD, str(self.directory / "sshd_config")),
+                    str(self.directory / "shadow"),
                 ],
                 stdout=log,
                 stderr=log,
@@ -165,6 +168,8 @@ def _make(directory: Path, tag: str, net: str, i: int, simulated_gpus: int) -> N
         f"HostKey {node.directory / 'host_key'}\nAuthorizedKeysFile {directory / 'id.pub'}\n"
         "UsePAM no\nStrictModes no\nPasswordAuthentication no\nPidFile none\nPermitRootLogin prohibit-password\n"
     )
+    (node.directory / "shadow").write_text("root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n")
+    (node.directory / "shadow").chmod(0o600)
     _run("ip", "netns", "add", node.namespace)
     _run("ip", "link", "add", node.link, "type", "veth", "peer", "name", "eth0", "netns", node.namespace)
     _run("ip", "link", "set", node.link, "master", tag, "up")

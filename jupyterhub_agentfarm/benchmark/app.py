@@ -89,7 +89,7 @@ class BenchmarkApp(ServiceApp):
         self._opened += [client, hub, farm]
         farm.start()
         self.bench = Bench(
-            BenchmarkStore(Database(self.db_url)),
+            BenchmarkStore(Database(self.db_url, "BenchmarkApp.db_url")),
             catalogue,
             farm,
             servers,

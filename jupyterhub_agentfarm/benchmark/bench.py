@@ -23,11 +23,13 @@ from .provenance import choose_nodes, describe
 from .report import Report, write_report
 from .runner import Runner
 from .servers import NodeServers
-from .store import BenchmarkStore
+from .store import STORE_ERRORS, BenchmarkStore
 from .suites import SuiteCatalogue
 
 #: How long the end of the service waits for a run to stop its servers.
 CLOSE_SECONDS = 8.0
+#: Pauses before the end of a run is written again, when the database could not take it.
+SAVE_FIRST_PAUSE_SECONDS, SAVE_MAX_PAUSE_SECONDS = 0.5, 30.0
 
 
 class Bench(LoggingConfigurable):
@@ -221,18 +223,33 @@ class Bench(LoggingConfigurable):
         self._counters.count_run(ended)
         # The report is there before the run is seen to have ended.
         await self._write_report(ended)
-        await self.store.save(ended)
-        self._followers.tell(ended.id, "run", await self.view(ended.id))
-        self._followers.finish(ended.id)
+        await self._save(ended)
+        try:
+            self._followers.tell(ended.id, "run", await self.view(ended.id))
+        except STORE_ERRORS as exc:
+            self.log.warning("who follows run %s is not told its end: %s", ended.id, exc)
+        finally:
+            self._followers.finish(ended.id)
         self.log.info("run %s of suite %s is %s %s", ended.id, ended.suite, ended.state, ended.detail)
 
+    async def _save(self, run: BenchmarkRun) -> None:
+        """Write down that a run ended, again and again: otherwise it goes on for ever to who asks."""
+        pause = SAVE_FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self.store.save(run)
+            except STORE_ERRORS as exc:
+                self.log.warning("the end of run %s is written again in %g s: %s", run.id, pause, exc)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, SAVE_MAX_PAUSE_SECONDS)
+
     async def _write_report(self, run: BenchmarkRun) -> None:
-        """Write the report's files; a full disk does not undo the run."""
-        report = Report(run, await self.store.results(run.id), await self.store.samples(run.id))
+        """Write the report's files; whatever keeps it from that does not undo the run."""
         try:
+            report = Report(run, await self.store.results(run.id), await self.store.samples(run.id))
             await write_report(report, self.reports_dir / run.id)
-        except OSError as exc:
-            self.log.warning("the report of run %s could not be written: %s", run.id, exc)
+        except Exception:  # database, disk, plots, templates: the run must end all the same
+            self.log.exception("the report of run %s could not be written", run.id)
 
 
 def _failed(run: BenchmarkRun, why: str) -> BenchmarkRun:

@@ -104,6 +104,8 @@ class FarmWatch(LoggingConfigurable):
                 if self._known.is_set() or not self._said:
                     self._said = True
                     self.log.info("the controller cannot be followed, trying again: %s", exc.message)
+            except Exception:  # the loop's edge: one bad event must not leave an old state for the newest
+                self.log.exception("the controller's events cannot be understood, trying again")
             self._known.clear()
             await asyncio.sleep(self.retry_delay)
 

@@ -7,15 +7,14 @@
     for each case in order:  run it on every node that is ready (barrier)
     in every outcome: stop and forget the servers, then say how the run ended
 
-Samples are taken from the first step to the last. A case begins on all nodes at once, so what is measured is the farm
-under that load, and not one node while its neighbours idle. A node that is lost gives `lost` for its remaining
-cases; the others go on.
+Samples are taken from the first step to the last; a round that cannot be kept is lost, and the run goes on. A case
+begins on all nodes at once, so what is measured is the farm under that load, and not one node while its neighbours
+idle. A node that is lost gives `lost` for its remaining cases; the others go on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import time
@@ -35,6 +34,7 @@ from .models import BenchmarkRun, CaseResult, Outcome, RunNode, RunState, Sample
 from .notebooks import Patience, ServerRuns
 from .sampler import take_samples
 from .servers import NodeServers
+from .store import STORE_ERRORS
 from .suites import Case, Suite
 
 
@@ -125,14 +125,18 @@ class Runner(LoggingConfigurable):
         try:
             ending = await self._work_or_end()
         finally:
-            sampling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sampling
-            left = await asyncio.shield(self._servers.stop_all([node.name for node in self.run.taking_part]))
+            left = await self._clean_up(sampling)
         await self._fill(ending)
         detail = "; ".join(filter(None, [ending.detail, *left]))
         await self._change(state=ending.state, detail=detail, ended_at=time.time())
         return self.run
+
+    async def _clean_up(self, sampling: asyncio.Task[None]) -> list[str]:
+        """End the samples, whatever came of them, and the servers; return why servers are left."""
+        sampling.cancel()
+        stopping = asyncio.create_task(self._servers.stop_all([node.name for node in self.run.taking_part]))
+        await asyncio.wait({sampling})
+        return await asyncio.shield(stopping)
 
     async def _work_or_end(self) -> Ending:
         """Return how the run ended: by its work, its deadline, or because somebody asked."""
@@ -218,7 +222,10 @@ class Runner(LoggingConfigurable):
     async def _take_samples(self) -> None:
         roles = {node.name: node.role for node in self.run.taking_part}
         samples = take_samples(time.time(), self._farm.nodes, roles, self._succeeded)
-        await self._recorder.sampled(self.run, samples)
+        try:
+            await self._recorder.sampled(self.run, samples)
+        except STORE_ERRORS as exc:
+            self.log.warning("a round of samples of run %s is lost: %s", self.run.id, exc)
 
     async def _change(self, **changes: Any) -> None:
         self.run = dataclasses.replace(self.run, **changes)

@@ -14,11 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..errors import ConflictError, NotFoundError
+from ..errors import ConflictError, FarmUnavailable, NotFoundError
 from ..inventory.database import Database, metadata
 from ..records import from_json, to_json
 from .models import GOING, BenchmarkRun, CaseResult, Sample
 
+#: What an unusable database raises.
+STORE_ERRORS = (sa.exc.SQLAlchemyError, OSError, FarmUnavailable)
 _RUN_COLUMNS = ("id", "suite", "state", "created_at")
 runs_table = sa.Table(
     "benchmark_runs",

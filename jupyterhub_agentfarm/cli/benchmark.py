@@ -202,12 +202,10 @@ def write(name: str, text: str) -> Path:
         It cannot be written there.
     """
     path = Path(name).absolute()
-    path = Path(name).absolute()
     try:
         write_private(path, text)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
-    return path
     return path
 
 

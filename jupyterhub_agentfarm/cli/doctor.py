@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from traitlets import Unicode
 
+from ..controller.client import FarmClient
 from ..errors import AgentFarmError, FarmUnavailable
 from ..records import to_json
+from ..server.versions import ServerEnvironment, installed
 from ..terminal.output import clean
 from . import site_checks
 from .command import Command
+from .environment_checks import check_environment
 from .findings import Finding, fail, ok
 from .node_checks import check_node
 
 _SERVICES = ("agentfarm", "benchmark")
+#: Nodes that are asked for their server environment at once.
+_ASKED_AT_ONCE = 16
 
 
 class SickFarm(AgentFarmError):
@@ -68,6 +75,7 @@ class Doctor(Command):
         try:
             async with self.farm() as farm:
                 nodes = await farm.nodes()
+                environments = await _environments(farm, nodes)
         except FarmUnavailable as exc:
             return [
                 fail("controller", exc.message, "start the Hub, and see its log for lines of the agentfarm service")
@@ -77,7 +85,12 @@ class Doctor(Command):
         if not nodes:
             return [ok("controller", "answers"), ok("nodes", "there are none yet: `agentfarm nodes add` adds one")]
         now = time.time()
-        return [ok("controller", f"answers; {len(nodes)} nodes")] + [f for node in nodes for f in check_node(node, now)]
+        findings, hub_version = [ok("controller", f"answers; {len(nodes)} nodes")], installed("jupyterhub")
+        for node in nodes:
+            findings += check_node(node, now)
+            if node["name"] in environments:
+                findings.append(check_environment(node, environments[node["name"]], hub_version))
+        return findings
 
     def _write(self, findings: list[Finding]) -> None:
         """Write the findings, each with its mend below it."""
@@ -88,3 +101,20 @@ class Doctor(Command):
             self.output.line(clean(f"{finding.level:<4}  {finding.check}: {finding.message}"))
             if finding.mend:
                 self.output.line(clean(f"      -> {finding.mend}"))
+
+
+async def _environments(
+    farm: FarmClient, nodes: list[dict[str, Any]]
+) -> Mapping[str, ServerEnvironment | AgentFarmError]:
+    """Return what servers start from on each node that is ready, or why it is not known."""
+    slots = asyncio.Semaphore(_ASKED_AT_ONCE)
+
+    async def ask(name: str) -> ServerEnvironment | AgentFarmError:
+        async with slots:
+            try:
+                return await farm.environment(name)
+            except AgentFarmError as exc:
+                return exc
+
+    names = [str(node["name"]) for node in nodes if node["state"] == "ready"]
+    return dict(zip(names, await asyncio.gather(*map(ask, names)), strict=True))

@@ -1,4 +1,4 @@
-"""``agentfarm nodes cordon | uncordon | drain | remove``: what an admin decides about a node."""
+"""``agentfarm nodes cordon | uncordon | drain | restart-noded | remove``: what an admin decides about a node."""
 
 from __future__ import annotations
 
@@ -103,6 +103,24 @@ class Drain(_NodeCommand):
                 if left == 0:
                     return
                 await asyncio.sleep(_POLL_SECONDS)
+
+
+class RestartNoded(_NodeCommand):
+    """Start a node's noded anew."""
+
+    command = "agentfarm nodes restart-noded"
+    description = (
+        "End a node's noded and start it anew: after an upgrade of jupyterhub-agentfarm there, after a change of "
+        "noded_args, or when it hangs. Servers go on."
+    )
+
+    async def run(self) -> None:
+        """Restart it and write which version runs now."""
+        async with self.farm() as farm:
+            view = await farm.restart_noded(self.node)
+        version = (view["facts"] or {}).get("version", "unknown")
+        now = f"version {version}" if view["state"] == "ready" else f"the node is {view['state']}: {view['detail']}"
+        self.finish(view, f"noded on {self.node} was started anew ({now}); servers went on.")
 
 
 class RemoveNode(_NodeCommand):

@@ -60,7 +60,7 @@ def _version(node: Mapping[str, Any]) -> Finding:
         check,
         f"noded is {theirs}, the command here {__version__}",
         f"run `{node['spec']['python']} -m pip install jupyterhub-agentfarm[noded]=={__version__}` on the node "
-        "and restart noded; servers keep running",
+        f"and `agentfarm nodes restart-noded {node['name']}` here; servers keep running",
     )
 
 
@@ -71,7 +71,8 @@ def _protocol(node: Mapping[str, Any]) -> Finding:
     return fail(
         check,
         f"noded speaks version {theirs} of the protocol, the controller {PROTOCOL_VERSION}",
-        "install the same version of jupyterhub-agentfarm on both",
+        "install the same version of jupyterhub-agentfarm on both, then run "
+        f"`agentfarm nodes restart-noded {node['name']}`",
     )
 
 

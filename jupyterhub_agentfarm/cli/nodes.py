@@ -28,6 +28,7 @@ class Nodes(Parsed):
         "cordon": (f"{_CLI}.marks.Cordon", "Place no new servers on a node"),
         "uncordon": (f"{_CLI}.marks.Uncordon", "Take back a cordon or a drain"),
         "drain": (f"{_CLI}.marks.Drain", "Cordon a node and empty it"),
+        "restart-noded": (f"{_CLI}.marks.RestartNoded", "Start a node's noded anew, as after an upgrade"),
     }
 
 

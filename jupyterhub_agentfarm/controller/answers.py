@@ -20,6 +20,7 @@ from ..errors import (
     PlacementRefused,
     ProtocolError,
     QuotaExceeded,
+    RemoteCommandFailed,
     ServerDied,
     TransportError,
 )
@@ -47,6 +48,18 @@ def _of_noded(kind: type[NodedError]) -> Maker:
     return make
 
 
+def _remote_command(message: str, facts: dict[str, Any]) -> AgentFarmError:
+    status = facts.get("exit_status")
+    error = RemoteCommandFailed(
+        str(facts.get("node", "?")),
+        str(facts.get("command", "")),
+        status if isinstance(status, int) else None,
+        str(facts.get("stderr", "")),
+    )
+    error.args = (message,)
+    return error
+
+
 def _invalid(message: str, facts: dict[str, Any]) -> AgentFarmError:
     error = InvalidField(str(facts.get("field")), str(facts.get("wanted")), None)
     error.args = (message,)
@@ -59,6 +72,7 @@ _MAKERS: dict[str, Maker] = {
     **{kind.reason: _of_node(kind) for kind in (TransportError, NodeUnreachable, HostKeyRefused)},
     **{kind.reason: _of_noded(kind) for kind in (NodedError, GpuBusy, LaunchFailed)},
     InvalidField.reason: _invalid,
+    RemoteCommandFailed.reason: _remote_command,
     PlacementRefused.reason: lambda message, facts: PlacementRefused(facts.get("refusals") or {}, message),
     ServerDied.reason: lambda message, facts: ServerDied(message, str(facts.get("log_tail", ""))),
 }

@@ -14,7 +14,9 @@ from traitlets.config import Configurable
 
 from ..errors import FarmUnavailable
 from ..models import LaunchOrder, Lease, NodeSpec, PlacementRequest
+from ..protocol import LAUNCH_SECONDS
 from ..records import from_json, to_json
+from ..server.versions import ServerEnvironment
 from ..services import local
 from ..traitlets import Seconds
 from .answers import error_of
@@ -23,9 +25,10 @@ from .answers import error_of
 SERVICE = "agentfarm"
 #: Silence after which a stream of events counts as lost, in seconds: three keep-alives.
 SILENCE_SECONDS = 45.0
-#: What the node may take for a launch, and for a stop beyond its grace, in seconds.
-LAUNCH_SECONDS = 60.0
+#: What the node may take for a stop beyond its grace, in seconds.
 STOP_MARGIN_SECONDS = 30.0
+#: What a node may take to end noded and start it anew, in seconds.
+RESTART_SECONDS = 70.0
 
 
 class FarmClient(Configurable):
@@ -74,6 +77,16 @@ class FarmClient(Configurable):
         """Return a node, as NodeView."""
         return dict(await self._request("GET", f"nodes/{name}"))
 
+    async def environment(self, name: str) -> ServerEnvironment:
+        """Return the versions in the Python environment that a node's servers start from.
+
+        Raises
+        ------
+        RemoteCommandFailed
+            The environment lacks jupyterhub-agentfarm, or there is no such Python.
+        """
+        return from_json(ServerEnvironment, await self._request("GET", f"nodes/{name}/environment"), "environment")
+
     async def scan(self, host: str, port: int = 22) -> dict[str, str]:
         """Return `host_key` and `fingerprint` that a machine shows."""
         return dict(await self._request("POST", "nodes/scan", {"host": host, "port": port}))
@@ -98,6 +111,16 @@ class FarmClient(Configurable):
         """Empty a node; return its NodeView."""
         body = {"reason": reason, "deadline_seconds": deadline_seconds}
         return dict(await self._request("POST", f"nodes/{name}/drain", body))
+
+    async def restart_noded(self, name: str) -> dict[str, Any]:
+        """Start a node's noded anew, servers go on; return the NodeView.
+
+        Raises
+        ------
+        RemoteCommandFailed
+            noded did not end, or could not be started again.
+        """
+        return dict(await self._request("POST", f"nodes/{name}/restart-noded", {}, extra_seconds=RESTART_SECONDS))
 
     # ---- leases -------------------------------------------------------------------------------------------------
 

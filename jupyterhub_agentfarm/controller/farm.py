@@ -12,18 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import ipaddress
+import json
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from traitlets import Instance, default
 from traitlets.config import LoggingConfigurable
 
-from ..errors import AgentFarmError, ConflictError, NotFoundError, ServerDied, TransportError
+from ..errors import AgentFarmError, ConflictError, InvalidField, NotFoundError, ServerDied, TransportError
 from ..inventory import Database, Inventory
+from ..inventory.watch import Event, NodeChanged, NodeRemoved, TelemetryArrived
 from ..models import LaunchOrder, LaunchSpec, Lease, LeaseState, Node, NodeSpec, PlacementRequest, ServerStatus
 from ..placement import LeaseBook, NodeView, Placement, PlacementPolicy
+from ..records import from_json
+from ..server.versions import ServerEnvironment
 from ..traitlets import Seconds
 from .events import Broadcast
 from .reconcile import Reconciler
@@ -31,6 +36,11 @@ from .reconcile import Reconciler
 #: States in which something may be on the node.
 GRANTED: tuple[LeaseState, ...] = ("granted",)
 HOLDING: tuple[LeaseState, ...] = ("granted", "running", "stopping")
+
+#: How long a link may take to reach a noded that was started anew, in seconds.
+RECONNECT_SECONDS = 10.0
+#: Starting Python on a busy node and reading its packages, in seconds.
+ENVIRONMENT_SECONDS = 20.0
 
 
 @dataclasses.dataclass
@@ -70,17 +80,18 @@ class Farm(LoggingConfigurable):
         super().__init__(**kwargs)
         self._database = database
         self._locks: dict[str, _Lock] = {}
+        self._warned = False
         self.events = Broadcast()
         self.book = LeaseBook(database, on_change=self._lease_changed)
-        self.placement = Placement(self.policy, self.book, self._views)
+        self.placement = Placement(self.policy, self.book)
         self._reconciler = Reconciler(self)
+        self.inventory.follow(self._node_event)
 
     # ---- life ---------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Load leases and nodes, begin to connect and to reconcile; the database is open already."""
         await self.book.open()
-        await self.book.forget(self.history)
         self._reconciler.start()
         await self.inventory.open(self._database)
 
@@ -118,7 +129,8 @@ class Farm(LoggingConfigurable):
             if lease.state != "granted" or lease.node is None:
                 raise ConflictError(f"lease {lease_id} is {lease.state}, it cannot be launched: {lease.detail}")
             link = self.inventory.link(lease.node)
-            status = await link.client.launch(launch_spec(lease, order, self.inventory.node(lease.node).spec))
+            spec = launch_spec(lease, order, self.inventory.node(lease.node).spec, link.peer_address)
+            status = await link.client.launch(spec)
             return await self._launched(lease, status, order)
 
     async def _launched(self, lease: Lease, status: ServerStatus, order: LaunchOrder) -> Lease:
@@ -217,6 +229,49 @@ class Farm(LoggingConfigurable):
                 raise ConflictError(f"node {name} holds {len(held)} leases ({owners}): drain it first")
             await self.inventory.remove(name)
 
+    async def environment(self, name: str) -> ServerEnvironment:
+        """Return the versions in the Python environment that a node's servers start from.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such node.
+        RemoteCommandFailed
+            The environment lacks jupyterhub-agentfarm, or there is no such Python.
+        TransportError
+            The node could not be asked, or answered something else.
+        """
+        command = [server_python(self.inventory.node(name).spec), "-m", "jupyterhub_agentfarm.server.versions"]
+        done = await self.inventory.link(name).run(command, ENVIRONMENT_SECONDS)
+        try:
+            return from_json(ServerEnvironment, json.loads(done.stdout.splitlines()[-1]))
+        except (ValueError, IndexError, InvalidField) as exc:
+            shown = f"`{' '.join(command)}` printed {done.stdout[-200:]!r}"
+            raise TransportError(name, f"{shown}, which is no list of versions of this release") from exc
+
+    async def restart_noded(self, name: str) -> Node:
+        """Start a node's noded anew, as after an upgrade; servers go on. Return the node when it is reached again.
+
+        After `RECONNECT_SECONDS` it is returned as it is then: its detail says why it is not reached.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such node.
+        RemoteCommandFailed
+            noded did not end, or could not be started again.
+        TransportError
+            The node could not be told.
+        """
+        with self.inventory.watch() as watch, suppress(TimeoutError):
+            pid = await self.inventory.link(name).restart_noded()
+            async with asyncio.timeout(RECONNECT_SECONDS):
+                async for _event in watch:
+                    node = self.inventory.node(name)
+                    if node.state == "ready" and node.facts is not None and node.facts.pid == pid:
+                        break
+        return self.inventory.node(name)
+
     async def drain_node(self, name: str, reason: str, by: str, deadline_seconds: float | None) -> Node:
         """Empty a node; after the deadline the servers there are stopped."""
         deadline_at = None if deadline_seconds is None else time.time() + deadline_seconds
@@ -226,11 +281,33 @@ class Farm(LoggingConfigurable):
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
-    def _views(self) -> Iterable[NodeView]:
-        now = time.time()
-        for node in self.inventory.all_nodes():
-            reconciled = self._reconciler.is_reconciled(node.name)
-            yield NodeView(node, reconciled, self.inventory.is_fresh(node, now))
+    def _node_event(self, event: Event) -> None:
+        """Tell placement at once, so that no decision is made by what a node was."""
+        match event:
+            case NodeChanged(name, node):
+                self._warn_of_plain_http(node)
+                self.node_changed(name)
+            case TelemetryArrived(name):
+                self.node_changed(name)
+            case NodeRemoved(name):
+                self.placement.forget(name)
+
+    def _warn_of_plain_http(self, node: Node) -> None:
+        if not self._warned and not is_loopback(node.spec.address or node.spec.host):
+            self._warned = True
+            self.log.warning(
+                "traffic between the Hub and node %s, as to every node on another machine, is plain HTTP: keep it on a "
+                "network that you trust",
+                node.name,
+            )
+
+    def node_changed(self, name: str) -> None:
+        """Tell placement of a node that changed; one that is not part of the farm is not told of."""
+        with suppress(NotFoundError):
+            node = self.inventory.node(name)
+            fresh = self.inventory.is_fresh(node, time.time())
+            fresh_until = (node.reported_at or 0) + self.inventory.stale_after
+            self.placement.tell(NodeView(node, self._reconciler.is_reconciled(name), fresh), fresh_until)
 
     def _lease_changed(self, lease: Lease) -> None:
         self.events.tell("lease", lease.id, lease)
@@ -253,15 +330,32 @@ class Farm(LoggingConfigurable):
                 del self._locks[lease_id]
 
 
-def launch_spec(lease: Lease, order: LaunchOrder, node: NodeSpec) -> LaunchSpec:
-    """Return what noded is told: the order, and what the controller knows of lease and node."""
-    program = (node.server_python or node.python) if order.command[0] == "{python}" else order.command[0]
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine's own, as far as can be told without asking for it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def server_python(node: NodeSpec) -> str:
+    """Return the Python that the node's servers start from."""
+    return node.server_python or node.python
+
+
+def launch_spec(lease: Lease, order: LaunchOrder, node: NodeSpec, peer_address: str | None = None) -> LaunchSpec:
+    """Return what noded is told: the order, and what the controller knows of lease and node.
+
+    Servers of a node without an `address` listen where the controller reaches the node's sshd, `peer_address`: the
+    node itself may know its name as a loopback address.
+    """
+    program = server_python(node) if order.command[0] == "{python}" else order.command[0]
     fields = {field.name: getattr(order, field.name) for field in dataclasses.fields(order)}
     return LaunchSpec(
         **fields | {"command": (program, *order.command[1:])},
         lease=lease.id,
         epoch=lease.epoch,
         gpus=lease.gpus,
-        address=node.server_address,
+        address=node.address or peer_address or node.host,
         port_range=node.port_range,
     )

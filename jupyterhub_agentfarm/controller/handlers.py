@@ -11,7 +11,7 @@ from tornado import web
 from ..errors import InvalidField, NotFoundError
 from ..models import LaunchOrder, Lease, Node, NodeSpec, PlacementRequest
 from ..records import to_json
-from ..services.handlers import PageHandler, ServiceHandler
+from ..services.handlers import PageHandler, ServiceHandler, needs_scope
 from ..services.sse import stream_events
 from ..transport import fetch_host_key
 from .farm import Farm
@@ -76,7 +76,7 @@ class FarmHandler(ServiceHandler):
         if not self.may_see(lease):
             raise NotFoundError(f"there is no lease {lease_id}")
         if manage and not (self.owns(lease) or self.principal.may(LEASES_MANAGE)):
-            raise web.HTTPError(403, f"{self.principal.name} needs the scope {LEASES_MANAGE} for this")
+            raise web.HTTPError(403, needs_scope(self.principal, LEASES_MANAGE))
         return lease
 
     def node_view(self, node: Node) -> dict[str, Any]:
@@ -149,6 +149,28 @@ class NodeHandler(FarmHandler):
         """Remove a node."""
         await self.farm.remove_node(name)
         self.answer({})
+
+
+class RestartNodedHandler(FarmHandler):
+    """``nodes/{name}/restart-noded``."""
+
+    scopes = {"POST": NODES_MANAGE}
+
+    async def post(self, name: str) -> None:
+        """Start the node's noded anew; servers go on."""
+        self.body(NoOrder)
+        self.farm.log.info("node %s: noded is restarted by %s", name, self.principal.name)
+        self.answer(self.node_view(await self.farm.restart_noded(name)))
+
+
+class EnvironmentHandler(FarmHandler):
+    """``nodes/{name}/environment``."""
+
+    scopes = {"GET": NODES_MANAGE}
+
+    async def get(self, name: str) -> None:
+        """Ask the node what its servers start from."""
+        self.answer(await self.farm.environment(name))
 
 
 class NodeMarkHandler(FarmHandler):
@@ -305,6 +327,8 @@ ROUTES: list[tuple[Any, ...]] = [
     (r"api/v1/nodes", NodesHandler),
     (r"api/v1/nodes/scan", ScanHandler),
     (rf"api/v1/nodes/{_NODE}", NodeHandler),
+    (rf"api/v1/nodes/{_NODE}/environment", EnvironmentHandler),
+    (rf"api/v1/nodes/{_NODE}/restart-noded", RestartNodedHandler),
     (rf"api/v1/nodes/{_NODE}/(cordon|uncordon|drain)", NodeMarkHandler),
     (r"api/v1/leases", LeasesHandler),
     (rf"api/v1/leases/{_LEASE}", LeaseHandler),

@@ -5,14 +5,17 @@ what happens                    what is done
 ==============================  ===================================================================================
 a node is reached (again)       servers there without a lease are stopped, leases whose server is gone are released,
                                 leases that are being stopped are finished; then the node counts for placement
-a server exits                  its lease is released with the exit's sentence
-a node is down                  its leases are released; should it come back, its servers are stopped as above
+a server exits                  its lease is released with the exit's sentence and status
+a node is down                  its leases are released, until it is back; the servers of those that were released by
+                                then are stopped as above
 a lease was never launched      released after `Farm.grant_timeout`
 a drain's deadline is over      what is still on the node is stopped
 anything becomes free           the waiting line is served at once
+a day is over                   leases that were released longer than `Farm.history` ago are forgotten
 ==============================  ===================================================================================
 
-Every step can be repeated: whatever was interrupted by the end of the process is done by the next one.
+Every step can be repeated: whatever failed is done by a later pass, and whatever was interrupted by the end of the
+process by the next one.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..errors import AgentFarmError, NotFoundError
 from ..inventory.watch import Event, EventsMissed, NodeChanged, NodeReady, NodeRemoved, ServerExited, TelemetryArrived
 from ..models import Lease, ServerStatus
-from .tasks import Tasks
+from ..tasks import OwnedTasks
 
 if TYPE_CHECKING:
     from .farm import Farm
@@ -37,8 +41,45 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 #: Least time between two passes, in seconds.
 PAUSE_SECONDS = 0.05
+#: Time between two removals of old leases, in seconds.
+FORGET_SECONDS = 86400.0
 #: Grace for servers that have no lease any more, in seconds.
 STRAY_GRACE_SECONDS = 5.0
+
+
+class Reconciled:
+    """Names of the nodes that are reconciled.
+
+    Parameters
+    ----------
+    on_change
+        Called with a name that was added or discarded.
+    """
+
+    def __init__(self, on_change: Callable[[str], None]) -> None:
+        self._names: set[str] = set()
+        self._on_change = on_change
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the node of this name is."""
+        return name in self._names
+
+    def add(self, name: str) -> None:
+        """Note that a node is."""
+        if name not in self._names:
+            self._names.add(name)
+            self._on_change(name)
+
+    def discard(self, name: str) -> None:
+        """Note that a node is not, or not any more."""
+        if name in self._names:
+            self._names.discard(name)
+            self._on_change(name)
+
+    def clear(self) -> None:
+        """Note that none is."""
+        for name in tuple(self._names):
+            self.discard(name)
 
 
 class Reconciler:
@@ -52,9 +93,10 @@ class Reconciler:
 
     def __init__(self, farm: Farm) -> None:
         self._farm = farm
-        self._tasks = Tasks()
+        self._tasks = OwnedTasks(log)
         self._wake = asyncio.Event()
-        self._reconciled: set[str] = set()
+        self._reconciled = Reconciled(farm.node_changed)
+        self._forget_at = 0.0
 
     def start(self) -> None:
         """Begin; before the inventory is opened, so that nothing is missed."""
@@ -66,8 +108,8 @@ class Reconciler:
                 async for event in watch:
                     self._handle(event)
 
-        self._tasks.start("following the inventory", follow())
-        self._tasks.start("serving the line", self._passes())
+        self._tasks.start_single(follow(), "following the inventory")
+        self._tasks.start_single(self._passes(), "serving the line")
 
     async def aclose(self) -> None:
         """End; may be called again."""
@@ -88,14 +130,14 @@ class Reconciler:
             case TelemetryArrived(name):
                 self._farm.events.tell("node", name)  # the next pass sees it; a wake for each would be too many
             case ServerExited(name, status):
-                self._tasks.start(f"noting the exit of {status.lease}", self._exited(name, status))
+                self._tasks.start_single(self._exited(name, status), f"noting the exit of {status.lease}")
             case NodeReady(name, _):
                 self._check(name)
             case NodeChanged(name, node):
                 if node.state != "ready":
                     self._reconciled.discard(name)
                 if node.state == "down":
-                    self._tasks.start(f"giving up {name}", self._give_up(name))
+                    self._tasks.start_single(self._give_up(name), f"giving up {name}")
                 self._farm.events.tell("node", name)
                 self.wake()
             case NodeRemoved(name):
@@ -108,21 +150,43 @@ class Reconciler:
 
     def _check(self, name: str) -> None:
         self._reconciled.discard(name)
-        self._tasks.start(f"checking {name}", self._compare(name), replace=True)
+        self._tasks.start_single(self._compare(name), f"checking {name}", replace=True)
+
+    @contextmanager
+    def _check_on_failure(self, name: str) -> Iterator[None]:
+        """Let the node be compared anew when what is done here fails: only the comparison finds it again."""
+        try:
+            yield
+        except Exception:
+            self._check(name)
+            raise
 
     async def _exited(self, name: str, status: ServerStatus) -> None:
-        with suppress(NotFoundError):
+        with self._check_on_failure(name), suppress(NotFoundError):
             lease = self._farm.book.get(status.lease)
             if lease.node == name and lease.epoch == status.epoch and lease.state != "stopping":
-                await self._end(lease, exit_sentence(status))
+                await self._end(lease, exit_sentence(status), status)
 
     async def _give_up(self, name: str) -> None:
-        for lease in self._farm.book.on_node(name):
-            await self._end(lease, f"node {name} is down")
+        """Release what a node holds for as long as it is down; once it is back, its servers are compared anew.
 
-    async def _end(self, lease: Lease, detail: str) -> None:
+        A comparison may have met a lease that was just being released, and taken its server for one of the farm's.
+        """
+        for lease in self._farm.book.on_node(name):
+            if not self._is_down(name):
+                break
+            await self._end(lease, f"node {name} is down")
+        if not self._is_down(name):
+            self._check(name)
+
+    def _is_down(self, name: str) -> bool:
+        with suppress(NotFoundError):
+            return self._farm.inventory.node(name).state == "down"
+        return False
+
+    async def _end(self, lease: Lease, detail: str, server: ServerStatus | None = None) -> None:
         log.warning("lease %s of %s/%s on %s ended: %s", lease.id, lease.owner, lease.server_name, lease.node, detail)
-        await self._farm.book.release(lease.id, detail)
+        await self._farm.book.release(lease.id, detail, server)
 
     # ---- a node that was reached --------------------------------------------------------------------------------
 
@@ -157,9 +221,9 @@ class Reconciler:
 
     async def _match(self, lease: Lease, server: ServerStatus | None) -> None:
         if lease.state == "stopping":
-            self._tasks.start(f"stopping {lease.id}", self._farm.finish(lease.id))
+            self._tasks.start_single(self._farm.finish(lease.id), f"stopping {lease.id}")
         elif server is not None and server.state == "exited":
-            await self._end(lease, exit_sentence(server))
+            await self._end(lease, exit_sentence(server), server)
         elif server is None and lease.state == "running":
             await self._end(lease, f"the server is gone from {lease.node}")
 
@@ -181,24 +245,29 @@ class Reconciler:
         now = time.time()
         for node in self._farm.inventory.all_nodes():
             if node.state == "ready" and node.name not in self._reconciled:
-                self._tasks.start(f"checking {node.name}", self._compare(node.name))
+                self._tasks.start_single(self._compare(node.name), f"checking {node.name}")
+            if node.state == "down" and self._farm.book.on_node(node.name):
+                self._tasks.start_single(self._give_up(node.name), f"giving up {node.name}")
             if node.drain is not None and node.drain.deadline_at is not None and node.drain.deadline_at <= now:
                 self._stop_all(node.name, f"node {node.name} was drained: {node.drain.reason}")
         for lease in self._farm.book.alive():
             self._look_at(lease, now)
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_SECONDS
+            self._tasks.start_single(self._farm.book.forget(self._farm.history), "forgetting old leases")
         await self._farm.placement.advance()
 
     def _look_at(self, lease: Lease, now: float) -> None:
         if lease.state == "granted" and now - (lease.granted_at or now) > self._farm.grant_timeout:
             detail = f"no server was started within {self._farm.grant_timeout:g} s"
-            self._tasks.start(f"stopping {lease.id}", self._farm.release(lease.id, 0, detail))
+            self._tasks.start_single(self._farm.release(lease.id, 0, detail), f"stopping {lease.id}")
         elif lease.state == "stopping" and lease.node in self._reconciled:
-            self._tasks.start(f"stopping {lease.id}", self._farm.finish(lease.id))
+            self._tasks.start_single(self._farm.finish(lease.id), f"stopping {lease.id}")
 
     def _stop_all(self, name: str, detail: str) -> None:
         for lease in self._farm.book.on_node(name):
             if lease.state != "stopping":
-                self._tasks.start(f"stopping {lease.id}", self._farm.release(lease.id, detail=detail))
+                self._tasks.start_single(self._farm.release(lease.id, detail=detail), f"stopping {lease.id}")
 
 
 def exit_sentence(server: ServerStatus) -> str:

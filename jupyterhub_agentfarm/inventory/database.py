@@ -1,4 +1,4 @@
-"""Database: the controller's one database, used from one thread, in transactions.
+"""Database: the one database of a service, used from one thread, in transactions.
 
 ``await database.run(work)`` calls ``work(connection)`` on the database's own thread inside a transaction: committed
 when it returns, rolled back when it raises. Work from many tasks is done one after the other, in the order of the
@@ -36,15 +36,22 @@ BUSY_SECONDS = 10
 _schema = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, primary_key=True))
 
 
-def parse_url(text: str) -> URL:
+def parse_url(text: str, option: str = "ControllerApp.db_url") -> URL:
     """Return the database's URL.
+
+    Parameters
+    ----------
+    text
+        SQLAlchemy URL.
+    option
+        Name of the option that it comes from, for messages.
 
     Raises
     ------
     ConfigError
         It is no URL, or one of a database that is not supported.
     """
-    wanted = "ControllerApp.db_url must be a URL such as sqlite:////var/lib/agentfarm/agentfarm.sqlite"
+    wanted = f"{option} must be a URL such as sqlite:////var/lib/agentfarm/agentfarm.sqlite"
     try:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError) as exc:
@@ -59,12 +66,14 @@ def parse_url(text: str) -> URL:
 
 
 class Database:
-    """The database of the controller.
+    """The database of the controller, or of another service.
 
     Parameters
     ----------
     url
         SQLAlchemy URL of SQLite or PostgreSQL.
+    option
+        Name of the option that the URL comes from, for messages.
 
     Raises
     ------
@@ -72,8 +81,9 @@ class Database:
         The URL cannot be used.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = parse_url(url)
+    def __init__(self, url: str, option: str = "ControllerApp.db_url") -> None:
+        self._option = option
+        self._url = parse_url(url, option)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agentfarm-database")
         self._engine: Engine | None = None
         self._closed = False
@@ -94,7 +104,8 @@ class Database:
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Return what `work(connection)` returns, called on the database's thread in a transaction.
 
-        A cancelled caller does not undo the transaction: it ends on its thread.
+        A caller that is cancelled does not undo a transaction that has begun: it ends on its thread. One that still
+        waits for the thread then never begins.
 
         Raises
         ------
@@ -113,14 +124,14 @@ class Database:
 
     async def _on_thread(self, call: Callable[[], T]) -> T:
         if self._closed:
-            raise FarmUnavailable("the controller's database is closed: it is stopping")
+            raise FarmUnavailable(f"the database of {self._option} is closed: the service is stopping")
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     # ---- on the database's thread -------------------------------------------------------------------------------
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         if self._engine is None:
-            raise FarmUnavailable("the controller's database is not open yet")
+            raise FarmUnavailable(f"the database of {self._option} is not open yet")
         with self._engine.begin() as connection:
             return work(connection)
 
@@ -129,15 +140,15 @@ class Database:
             return
         try:
             self._engine = self._make_engine()
-            self._transaction(_prepare_schema)
+            self._transaction(self._prepare_schema)
         except ModuleNotFoundError as exc:
             raise ConfigError(
-                f"ControllerApp.db_url needs {exc.name}: pip install 'jupyterhub-agentfarm[postgresql]'"
+                f"{self._option} needs {exc.name}: pip install 'jupyterhub-agentfarm[postgresql]'"
             ) from exc
         except (sa.exc.SQLAlchemyError, OSError) as exc:
             self._dispose()
             cause = getattr(exc, "orig", None) or exc
-            raise ConfigError(f"ControllerApp.db_url: {self!r} cannot be used: {cause}") from exc
+            raise ConfigError(f"{self._option}: {self!r} cannot be used: {cause}") from exc
         except ConfigError:
             self._dispose()
             raise
@@ -152,23 +163,22 @@ class Database:
         event.listen(engine, "begin", _on_sqlite_begin)
         return engine
 
+    def _prepare_schema(self, connection: Connection) -> None:
+        _schema.create(connection, checkfirst=True)
+        found = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar()
+        if found is not None and found > SCHEMA_VERSION:
+            raise ConfigError(
+                f"the database at {self._option} was made by a newer jupyterhub-agentfarm (schema {found}, this one "
+                f"reads up to {SCHEMA_VERSION}): install the newer version again, or restore a backup from before it"
+            )
+        metadata.create_all(connection)
+        if found is None:
+            connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+
     def _dispose(self) -> None:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
-
-
-def _prepare_schema(connection: Connection) -> None:
-    _schema.create(connection, checkfirst=True)
-    found = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar()
-    if found is not None and found > SCHEMA_VERSION:
-        raise ConfigError(
-            f"the database at ControllerApp.db_url was made by a newer jupyterhub-agentfarm (schema {found}, this one "
-            f"reads up to {SCHEMA_VERSION}): install the newer version again, or restore a backup from before it"
-        )
-    metadata.create_all(connection)
-    if found is None:
-        connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
 
 
 def _private_file(path: Path) -> None:

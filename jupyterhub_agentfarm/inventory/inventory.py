@@ -32,8 +32,8 @@ class Inventory(NodeStates, LoggingConfigurable):
     nodes = List(
         Dict(),
         help="""The nodes, one dictionary each. `name` and `host` are required; `port`, `user`, `role`, `labels`,
-        `address`, `host_key`, `ssh_keyfile`, `python`, `server_python`, `state_dir`, `simulated_gpus` and `port_range`
-        are as in `models.NodeSpec`. Example:
+        `address`, `host_key`, `ssh_keyfile`, `python`, `server_python`, `state_dir`, `simulated_gpus`, `port_range`
+        and `noded_args` are as in `models.NodeSpec`. Example:
         `[{"name": "gpu01", "host": "10.0.0.11", "host_key": "ssh-ed25519 AAAA…", "labels": {"room": "b"}}]`.
         Nodes can also be added while the farm runs, with `agentfarm nodes add`.""",
     ).tag(config=True)

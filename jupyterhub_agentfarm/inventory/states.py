@@ -21,7 +21,7 @@ from jupyterhub_agentfarm.errors import AgentFarmError, NotFoundError
 from jupyterhub_agentfarm.models import Node, NodeFacts, NodeState, ServerStatus, Telemetry
 from jupyterhub_agentfarm.transport import NodeLink
 
-from .watch import Event, NodeChanged, NodeReady, NodeRemoved, ServerExited, TelemetryArrived, Watch
+from .watch import Event, Follower, NodeChanged, NodeReady, NodeRemoved, ServerExited, TelemetryArrived, Watch
 
 
 @dataclass
@@ -51,7 +51,7 @@ class NodeStates:
         super().__init__(**kwargs)
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
-        self._watchers: set[Watch] = set()
+        self._watchers: set[Watch | Follower] = set()
         self._closed = False
 
     # ---- reading ------------------------------------------------------------------------------------------------
@@ -86,6 +86,10 @@ class NodeStates:
         if self._closed:
             watch.close()
         return watch
+
+    def follow(self, on_event: Callable[[Event], None]) -> Follower:
+        """Have `on_event` called at the moment of every event from now on; it must be quick and must not raise."""
+        return Follower(self._watchers, on_event)
 
     def _entry(self, name: str) -> _Entry:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -65,6 +66,22 @@ class EventsMissed:
 Event = NodeChanged | NodeRemoved | NodeReady | TelemetryArrived | ServerExited | EventsMissed
 
 
+class Follower:
+    """A subscription that is called at the moment of each event, for who must never be behind.
+
+    What it calls must be quick and must not raise: it is called from within the change itself.
+    """
+
+    def __init__(self, followers: set[Watch | Follower], on_event: Callable[[Event], None]) -> None:
+        self._followers = followers
+        self.put = on_event
+        followers.add(self)
+
+    def close(self) -> None:
+        """End the subscription; may be called again."""
+        self._followers.discard(self)
+
+
 class Watch:
     """A subscription: ``with inventory.watch() as watch: async for event in watch: …``.
 
@@ -72,7 +89,7 @@ class Watch:
     inventory is closed.
     """
 
-    def __init__(self, watchers: set[Watch]) -> None:
+    def __init__(self, watchers: set[Watch | Follower]) -> None:
         self._watchers = watchers
         self._events: deque[Event] = deque()
         self._arrived = asyncio.Event()

@@ -17,7 +17,14 @@ from jupyterhub_agentfarm import __version__
 from jupyterhub_agentfarm.errors import AgentFarmError, ConflictError
 from jupyterhub_agentfarm.traitlets import Seconds
 
+from .ending import end_running
 from .ensure import ALREADY_RUNS, check_socket_path, ensure
+
+
+def mountpoint(path: Path) -> str:
+    """Return the mountpoint of the filesystem that `path` is on, or will be on once it is made."""
+    place = Path(os.path.realpath(path))
+    return str(next((folder for folder in (place, *place.parents) if folder.is_mount()), Path("/")))
 
 
 class NodedApp(Application):
@@ -59,12 +66,12 @@ class NodedApp(Application):
     )
     mountpoints = List(
         Unicode(),
-        default_value=["/"],
         maxlen=4,
         config=True,
         help="""
         Mountpoints whose size and free space are reported, 4 at most. Name those that servers write to. One on a
-        file server that hangs makes all of them disappear from the report until it answers.
+        file server that hangs makes all of them disappear from the report until it answers. The default is "/" and
+        the filesystems of the account's home and of the state directory where those are others.
         """,
     )
     nvml_timeout = Seconds(
@@ -90,6 +97,11 @@ class NodedApp(Application):
         help='Start a noded in the background unless one runs, print {"socket", "pid"}, and exit.',
     ).tag(config=True)
 
+    stop = Bool(
+        False,
+        help='End the noded that runs, print {"pid"} of it (null: there was none), and exit. Its servers go on.',
+    ).tag(config=True)
+
     aliases = {
         "state-dir": "NodedApp.state_dir",
         "simulated-gpus": "NodedApp.simulated_gpus",
@@ -97,7 +109,10 @@ class NodedApp(Application):
         "log-level": "Application.log_level",
         "config": "NodedApp.config_file",
     }
-    flags = {"ensure": ({"NodedApp": {"ensure": True}}, "Start a noded in the background unless one runs.")}
+    flags = {
+        "ensure": ({"NodedApp": {"ensure": True}}, "Start a noded in the background unless one runs."),
+        "stop": ({"NodedApp": {"stop": True}}, "End the noded that runs; its servers go on."),
+    }
 
     config_file = Unicode("", config=True, help="A traitlets configuration file to read; empty: none.")
 
@@ -106,6 +121,10 @@ class NodedApp(Application):
         given = os.environ.get("XDG_STATE_HOME", "")
         base = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
         return str(base / "agentfarm")
+
+    @default("mountpoints")
+    def _default_mountpoints(self) -> list[str]:
+        return list(dict.fromkeys(["/", mountpoint(Path.home()), mountpoint(self.socket_path.parent)]))
 
     @default("log_level")
     def _default_log_level(self) -> int:
@@ -135,7 +154,9 @@ class NodedApp(Application):
         """Run the daemon, or see to it that one runs."""
         try:
             check_socket_path(self.socket_path)
-            if self.ensure:
+            if self.stop:
+                self._stop()
+            elif self.ensure:
                 self._ensure()
             else:
                 self._run()
@@ -147,6 +168,10 @@ class NodedApp(Application):
         kept = [argument for argument in self._arguments if argument != "--ensure"]
         pid = ensure(self.socket_path, kept)
         sys.stdout.write(json.dumps({"socket": str(self.socket_path), "pid": pid}) + "\n")
+        sys.stdout.flush()
+
+    def _stop(self) -> None:
+        sys.stdout.write(json.dumps({"pid": end_running(self.socket_path)}) + "\n")
         sys.stdout.flush()
 
     def _run(self) -> None:

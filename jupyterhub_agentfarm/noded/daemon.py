@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from jupyterhub_agentfarm.models import ServerStatus, Telemetry
 from jupyterhub_agentfarm.protocol import MAX_LINE_BYTES, Event
 from jupyterhub_agentfarm.records import to_json
 
+from .capping import cap_logs_for_ever
 from .cgroups import Cgroups
 from .connection import Connection
 from .gpus import GpuCollector
@@ -77,8 +78,10 @@ class Noded:
         self._connections: set[Connection] = set()
         simulated = SimulatedGpus(settings.simulated_gpus, str(settings.state_dir))
         self._sampler = Sampler(GpuCollector(settings.nvml_timeout), simulated, settings.mountpoints)
-        store = Store(settings.state_dir / "servers")
-        self._launcher = Launcher(store, Cgroups(settings.cgroups), self._sampler, self._server_exited)
+        self._servers_dir = settings.state_dir / "servers"
+        self._launcher = Launcher(
+            Store(self._servers_dir), Cgroups(settings.cgroups), self._sampler, self._server_exited
+        )
         self._methods = Methods(self._launcher, self._sampler, settings.telemetry_interval, settings.nvml_timeout + 2)
 
     @property
@@ -93,16 +96,16 @@ class Noded:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         await self._launcher.take_over()
-        sampling = asyncio.create_task(
-            self._sampler.run(self._settings.telemetry_interval, self._launcher.servers, self._telemetry)
-        )
-        sampling.add_done_callback(lambda _: ended.set())
+        sampling = self._sampler.run(self._settings.telemetry_interval, self._launcher.servers, self._telemetry)
+        tasks = [asyncio.create_task(sampling), asyncio.create_task(cap_logs_for_ever(self._servers_dir))]
+        for task in tasks:
+            task.add_done_callback(lambda _: ended.set())
         server = await self._listen()
         log.info("Listening on %s", self.socket_path)
         try:
             await ended.wait()
         finally:
-            await self._close(server, sampling)
+            await self._close(server, tasks)
         log.info("Ended; servers go on")
 
     async def _listen(self) -> asyncio.Server:
@@ -116,12 +119,14 @@ class Noded:
             os.umask(before)
         return await asyncio.start_unix_server(self._connected, sock=sock, limit=MAX_LINE_BYTES)
 
-    async def _close(self, server: asyncio.Server, sampling: asyncio.Task[None]) -> None:
+    async def _close(self, server: asyncio.Server, tasks: Sequence[asyncio.Task[None]]) -> None:
         server.close()
         self.socket_path.unlink(missing_ok=True)
-        sampling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sampling
+        for task in tasks:
+            task.cancel()
+        for fault in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(fault, Exception):
+                log.error("A task of noded failed, and noded ends", exc_info=fault)
         await self._launcher.close()
         for connection in list(self._connections):
             connection.end()

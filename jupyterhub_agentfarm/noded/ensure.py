@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jupyterhub_agentfarm.errors import ConfigError, ConflictError
+from jupyterhub_agentfarm.protocol import PROTOCOL_VERSION
 
 _DEADLINE_SECONDS = 15.0
 _PAUSE_SECONDS = 0.03
@@ -41,8 +42,8 @@ def check_socket_path(path: Path) -> None:
 
 
 def running(path: Path) -> int | None:
-    """Return the process id of the noded that answers on the socket, or None."""
-    request = json.dumps({"id": 0, "method": "hello", "params": {"protocol": 1}}).encode() + b"\n"
+    """Return the process id of the noded that answers on the socket, 0 for one that refuses us, or None."""
+    request = json.dumps({"id": 0, "method": "hello", "params": {"protocol": PROTOCOL_VERSION}}).encode() + b"\n"
     with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(_ANSWER_SECONDS)
         sock.connect(str(path))
@@ -77,19 +78,26 @@ def ensure(socket_path: Path, arguments: Sequence[str]) -> int:
         if child is not None and child.poll() not in (None, ALREADY_RUNS):
             raise ConflictError(f"noded ended with status {child.returncode} at once; see {log_path} on the node")
         if time.monotonic() > deadline:
-            raise ConflictError(f"noded did not answer within {_DEADLINE_SECONDS:.0f} s; see {log_path} on the node")
+            raise ConflictError(_no_answer(child, log_path))
         # One that found the lock taken is tried again in a while: its holder may be about to end.
         if (child is None or child.poll() is not None) and time.monotonic() > start_at:
             child = _start(arguments, log_path)
             start_at = time.monotonic() + _RESTART_SECONDS
         time.sleep(_PAUSE_SECONDS)
-    if child is not None and child.pid != pid:
+    if child is not None and pid not in (0, child.pid):
         # Another one was quicker. Ours must not sit about and take over when that one ends.
         child.kill()
         child.wait()
     elif child is not None:
-        child.returncode = 0  # it lives on: nobody waits for it
+        child.returncode = 0  # it lives on, or ends by itself when the lock is taken: nobody waits for it
     return pid
+
+
+def _no_answer(child: subprocess.Popen[bytes] | None, log_path: Path) -> str:
+    if child is not None and child.poll() == ALREADY_RUNS:
+        folder = log_path.parent
+        return f"the noded of {folder} hangs or is stopped: end it with `agentfarm nodes restart-noded`"
+    return f"noded did not answer within {_DEADLINE_SECONDS:.0f} s; see {log_path} on the node"
 
 
 def _start(arguments: Sequence[str], log_path: Path) -> subprocess.Popen[bytes]:

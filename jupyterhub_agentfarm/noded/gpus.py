@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from jupyterhub_agentfarm.models import Gpu, GpuHealth
@@ -89,8 +89,18 @@ def _identity(gpu: Gpu) -> Gpu:
     return Gpu(gpu.uuid, gpu.name, gpu.memory_total_bytes, parent_uuid=gpu.parent_uuid)
 
 
-def with_foreign(gpus: tuple[Gpu, ...], owned: set[int]) -> tuple[Gpu, ...]:
-    """Return the GPUs with `foreign_pids` filled in: those that are not in `owned`."""
-    return tuple(
-        dataclasses.replace(gpu, foreign_pids=tuple(pid for pid in gpu.pids if pid not in owned)) for gpu in gpus
-    )
+def with_foreign(gpus: tuple[Gpu, ...], owned: Mapping[str, set[int]]) -> tuple[Gpu, ...]:
+    """Return the GPUs with `foreign_pids` filled in.
+
+    Parameters
+    ----------
+    gpus
+        The GPUs.
+    owned
+        For each GPU that a server holds, the processes of that server. Those of another server are foreign there.
+    """
+    return tuple(_with_foreign(gpu, owned.get(gpu.uuid, set())) for gpu in gpus)
+
+
+def _with_foreign(gpu: Gpu, owned: set[int]) -> Gpu:
+    return dataclasses.replace(gpu, foreign_pids=tuple(pid for pid in gpu.pids if pid not in owned))

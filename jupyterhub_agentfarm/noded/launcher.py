@@ -17,6 +17,7 @@ from . import procfs
 from .adoption import adopt
 from .cgroups import Cgroups
 from .claims import Claims
+from .grace import Grace
 from .process import check_launch
 from .server import Server
 from .starting import Starter
@@ -64,6 +65,7 @@ class Launcher:
         self._servers: dict[str, Server] = {}
         self._launches: dict[str, asyncio.Task[ServerStatus]] = {}
         self._stops: dict[str, asyncio.Task[StopResult]] = {}
+        self._graces: dict[str, Grace] = {}
         self._settling: dict[str, asyncio.Task[StopResult]] = {}
 
     def servers(self) -> list[Server]:
@@ -192,6 +194,8 @@ class Launcher:
     async def stop(self, lease: str, grace_seconds: float) -> StopResult:
         """Stop a server: TERM, after the grace KILL to all of it; return when everything is gone.
 
+        A stop that is under way is joined; a shorter grace shortens it.
+
         Raises
         ------
         InvalidField
@@ -203,10 +207,14 @@ class Launcher:
         if task is None:
             if lease not in self._servers and lease not in self._launches:
                 return StopResult(gone=True, gpus_free=True)
-            task = _keep(self._stops, lease, self._stop(lease, grace_seconds))
+            grace = self._graces[lease] = Grace(grace_seconds)
+            task = _keep(self._stops, lease, self._stop(lease, grace))
+            task.add_done_callback(lambda _: self._graces.pop(lease, None))
+        else:
+            self._graces[lease].shorten(grace_seconds)
         return await asyncio.shield(task)
 
-    async def _stop(self, lease: str, grace_seconds: float) -> StopResult:
+    async def _stop(self, lease: str, grace: Grace) -> StopResult:
         launch = self._launches.get(lease)
         if launch is not None and lease not in self._servers:
             await asyncio.wait({launch}, timeout=SETTLE_SECONDS)
@@ -216,7 +224,7 @@ class Launcher:
             return StopResult(gone=True, gpus_free=True)
         if not server.exited.is_set():
             server.terminate()
-            await _within(server.exited.wait(), grace_seconds)
+            await grace.wait(server.exited)
         return await self._settle(server)
 
     # ---- records ---------------------------------------------------------------------------------------------
@@ -266,14 +274,6 @@ class Launcher:
             task.cancel()
         for server in self._servers.values():
             server.unwatch()
-
-
-async def _within(awaitable: Coroutine[Any, Any, Any], seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await awaitable
-    except TimeoutError:
-        return
 
 
 def _keep(tasks: dict[str, asyncio.Task[Any]], lease: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -7,7 +7,9 @@ likely to be free.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import ipaddress
 import random
 import socket
 from collections.abc import Iterable
@@ -24,7 +26,7 @@ def listen(address: str, port_range: tuple[int, ...] | None) -> socket.socket:
     Raises
     ------
     LaunchFailed
-        The address is not one of this node, or every port of the range is taken.
+        The address is not one of this node, is a name for its loopback, or every port of the range is taken.
     """
     family, place = _resolve(address)
     for port in _ports(port_range):
@@ -70,7 +72,22 @@ def _resolve(address: str) -> tuple[socket.AddressFamily, str]:
         family, _, _, _, place = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0]
     except OSError as exc:
         raise failed(f"{address} is no address to listen on: {exc.strerror}") from exc
+    _check_reachable(address, str(place[0]))
     return family, str(place[0])
+
+
+def _check_reachable(address: str, found: str) -> None:
+    """Refuse the loopback behind a name: Debian's /etc/hosts has the node's own name there."""
+    # Who writes 127.0.0.1 or localhost means it: the Hub is on the same machine.
+    if address in (found, "localhost") or not ipaddress.ip_address(found.partition("%")[0]).is_loopback:
+        return
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(address).is_loopback:
+            return
+    raise failed(
+        f"on the node the name {address} means {found}, where nobody else reaches a server: "
+        "set the node's `address` to the one that the Hub reaches"
+    )
 
 
 def _ports(port_range: tuple[int, ...] | None) -> Iterable[int]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from jupyterhub_agentfarm.models import LaunchSpec, ServerState, ServerStatus
+from jupyterhub_agentfarm.protocol import LAUNCH_SECONDS
 
 from . import procfs
 from .census import Census
@@ -20,10 +21,12 @@ from .listening import failed, free_port, listen, service_url
 from .process import server_environment, start
 from .server import Server
 from .store import Record, Store
+from .sweeping import SETTLE_SECONDS
 
 _PORT_TRIES = 3
-#: How long a server that binds its port itself may take to do so.
-_BIND_SECONDS = 120.0
+#: How long a server that binds its port itself may take to do so, all tries together, in seconds. Before it another
+#: server's end may be waited for, and after it this one's; the rest is for starting processes.
+_BIND_SECONDS = LAUNCH_SECONDS - 2 * SETTLE_SECONDS - 5
 _BIND_PAUSE_SECONDS = 0.1
 _TAIL_LINES = 50
 
@@ -71,11 +74,12 @@ class Starter:
         return server
 
     async def _start_on_port(self, spec: LaunchSpec, began: Callable[[Server], None]) -> Server:
+        deadline = time.monotonic() + _BIND_SECONDS
         for _ in range(_PORT_TRIES):
             port = await asyncio.to_thread(free_port, spec.address, spec.port_range)
             server = await self._spawn(spec, port, None)
             began(server)
-            if await self._listens(server, port):
+            if await self._listens(server, port, deadline):
                 server.change(state="running")
                 self._store.save(server.record)
                 return server
@@ -135,9 +139,8 @@ class Starter:
         )
         return Server(Record(status, cgroups), child)
 
-    async def _listens(self, server: Server, port: int) -> bool:
+    async def _listens(self, server: Server, port: int, deadline: float) -> bool:
         """Return whether the server came to listen on `port`; false when it ended or took too long."""
-        deadline = time.monotonic() + _BIND_SECONDS
         while not server.exited.is_set() and time.monotonic() < deadline:
             if await asyncio.to_thread(_has_listener, server, port):
                 return True

@@ -106,7 +106,7 @@ class Sampler:
     def _all_gpus(
         self, report: GpuReport, servers: Sequence[Server], members: dict[str, list[Process]]
     ) -> tuple[Gpu, ...]:
-        owned = {pid for server in servers for pid in server.seen_pids}
+        owned = {gpu: server.seen_pids for server in servers for gpu in server.status.gpus}
         holders = {gpu: members.get(server.status.lease, []) for server in servers for gpu in server.status.gpus}
         return with_foreign(report.gpus, owned) + self._simulated.collect(holders)
 

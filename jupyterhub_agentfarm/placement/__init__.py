@@ -4,8 +4,11 @@
 
     PlacementRequest ──▶ filters: which nodes could take it now, later, never       (:mod:`.filters`, pure)
                     ──▶ scores: which of them best                                  (:mod:`.scores`, pure)
-                    ──▶ policy: the choice, its GPUs, its explanation               (:mod:`.policy`)
+                    ──▶ policy: the choice, its GPUs, its explanation               (:mod:`.policy`, :mod:`.decision`)
                     ──▶ lease in the database, or a place in the waiting line       (:mod:`.placement`, :mod:`.line`)
+
+An index of the nodes (:mod:`.index`) lets the choice be found by asking few of them (:mod:`.search`); it is the one
+that asking all would give, and its explanation is made by asking all.
 
 A lease exists in the database before anything is started (:mod:`.leases`, :mod:`.lease_store`).
 """

@@ -76,6 +76,8 @@ def eligible(view: NodeView, request: PlacementRequest, limits: Limits) -> Refus
 
 def labels(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
     """Refuse a node that lacks one of the labels."""
+    if not request.options.labels:
+        return None
     have = view.node.spec.labels
     missing = [f"{key}={value}" for key, value in request.options.labels.items() if have.get(key) != value]
     return Refusal("labels", f"has no label {', '.join(sorted(missing))}", later=False) if missing else None
@@ -138,8 +140,7 @@ def cpu(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | 
     report, wanted = view.node.telemetry, request.cpus
     if wanted <= 0 or report is None:
         return None
-    idle = report.cpus * (1 - (report.cpu_utilization_ratio or 0)) - view.promised.unseen_cpus
-    free = max(0.0, min(report.cpus - view.promised.cpus, idle))
+    free = view.free_cpus
     if wanted <= free and not view.held.cpu:
         return None
     kept = "what is free is kept for an earlier request" if wanted <= free else f"{free:.1f} are free"
@@ -151,8 +152,7 @@ def memory(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal
     report, wanted = view.node.telemetry, request.memory_bytes
     if wanted <= 0 or report is None:
         return None
-    available = report.memory_available_bytes - view.promised.unseen_memory_bytes
-    free = max(0, min(report.memory_total_bytes - view.promised.memory_bytes, available))
+    free = view.free_memory_bytes
     if wanted <= free and not view.held.memory:
         return None
     kept = "what is free is kept for an earlier request" if wanted <= free else f"{_gib(free)} are free"

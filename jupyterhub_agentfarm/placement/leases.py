@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection
 
 from ..errors import ConflictError, NotFoundError
 from ..inventory.database import Database
-from ..models import Explanation, Lease, LeaseState, PlacementRequest
+from ..models import Explanation, Lease, LeaseState, PlacementRequest, ServerStatus
 from . import lease_store
 from .view import NOTHING_PROMISED, Promised, promised
 
@@ -59,6 +59,9 @@ class LeaseBook:
         self._writing = asyncio.Lock()
         self._alive: dict[str, Lease] = {}
         self._by_node: dict[str, dict[str, Lease]] = defaultdict(dict)
+        self._by_owner: dict[str, dict[str, Lease]] = defaultdict(dict)
+        self._waiting: dict[str, Lease] = {}
+        self._followers: list[Callable[[str], None]] = []
 
     async def open(self) -> None:
         """Load what is alive."""
@@ -101,7 +104,7 @@ class LeaseBook:
 
     def waiting(self) -> list[Lease]:
         """Return the leases that wait, in no order."""
-        return [lease for lease in self._alive.values() if lease.state == "waiting"]
+        return list(self._waiting.values())
 
     def on_node(self, node: str) -> list[Lease]:
         """Return the leases that hold something on a node."""
@@ -114,7 +117,11 @@ class LeaseBook:
 
     def of_owner(self, owner: str) -> list[Lease]:
         """Return what an owner has alive."""
-        return [lease for lease in self._alive.values() if lease.owner == owner]
+        return list(self._by_owner[owner].values()) if owner in self._by_owner else []
+
+    def follow(self, on_node: Callable[[str], None]) -> None:
+        """Have `on_node` called with a node's name when what leases hold there changed; it must not block or raise."""
+        self._followers.append(on_node)
 
     async def released(self, limit: int = 200) -> list[Lease]:
         """Return the leases released last, newest first."""
@@ -173,10 +180,14 @@ class LeaseBook:
             saved = await self._database.run(lambda connection: _saved(connection, changed))
         return self._changed(saved)
 
-    async def release(self, lease_id: str, detail: str) -> Lease:
-        """End a lease in whatever state it is; one that is released already is returned as it is."""
+    async def release(self, lease_id: str, detail: str, server: ServerStatus | None = None) -> Lease:
+        """End a lease in whatever state it is; one that is released already is returned as it is.
+
+        `server` is how its server ended, where that is known; it is written with the release.
+        """
+        known = {} if server is None else {"server": server}
         try:
-            return await self.change(lease_id, ALIVE, state="released", detail=detail)
+            return await self.change(lease_id, ALIVE, state="released", detail=detail, **known)
         except NotFoundError:
             return await self.find(lease_id)
 
@@ -184,7 +195,7 @@ class LeaseBook:
         """Set what a waiting lease waits for. It is true for this moment only, so it is kept in memory alone."""
         before = self._in_state(lease_id, WAITING)
         after = dataclasses.replace(before, position=position, detail=detail, why=why)
-        self._alive[lease_id] = after
+        self._keep(after)
         if (before.position, before.detail) != (position, detail):
             self.on_change(after)
         return after
@@ -224,12 +235,29 @@ class LeaseBook:
 
     def _remember(self, lease: Lease) -> None:
         before = self._alive.pop(lease.id, None)
-        if before is not None and before.node is not None:
-            self._by_node[before.node].pop(lease.id, None)
+        if before is not None:
+            self._drop(before)
         if lease.alive:
-            self._alive[lease.id] = lease
-            if lease.node is not None:
-                self._by_node[lease.node][lease.id] = lease
+            self._keep(lease)
+        for node in {lease.node, before.node if before else None} - {None}:
+            for follower in self._followers:
+                follower(str(node))
+
+    def _keep(self, lease: Lease) -> None:
+        self._alive[lease.id] = self._by_owner[lease.owner][lease.id] = lease
+        if lease.state == "waiting":
+            self._waiting[lease.id] = lease
+        if lease.node is not None:
+            self._by_node[lease.node][lease.id] = lease
+
+    def _drop(self, lease: Lease) -> None:
+        self._waiting.pop(lease.id, None)
+        owned = self._by_owner[lease.owner]
+        owned.pop(lease.id, None)
+        if not owned:
+            del self._by_owner[lease.owner]
+        if lease.node is not None:
+            self._by_node[lease.node].pop(lease.id, None)
 
 
 def _saved(connection: Connection, lease: Lease) -> Lease:

@@ -7,15 +7,18 @@ one after the other, and the second one sees what the first one got.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from ..errors import ConflictError, PlacementRefused
 from ..models import Lease, PlacementRequest
+from .decision import Decision
+from .filters import Limits
 from .leases import WAITING, LeaseBook
-from .line import Holds, ahead_of, order
-from .policy import Decision, PlacementPolicy
+from .line import Holds, Line, Waiter, holds_on, order
+from .policy import PlacementPolicy
 from .view import NodeView
 
 
@@ -29,14 +32,36 @@ class Placement:
     book
         Keeps the leases.
     nodes
-        Returns every node as it is now; what is leased there is added here.
+        Returns every node as it is now, and is asked at each decision; None: :meth:`tell` and :meth:`forget` say what
+        changes, so that a decision need not look at nodes that did not change. What is leased there is added here.
     """
 
-    def __init__(self, policy: PlacementPolicy, book: LeaseBook, nodes: Callable[[], Iterable[NodeView]]) -> None:
+    def __init__(
+        self, policy: PlacementPolicy, book: LeaseBook, nodes: Callable[[], Iterable[NodeView]] | None = None
+    ) -> None:
         self._policy = policy
         self._book = book
         self._nodes = nodes
         self._deciding = asyncio.Lock()
+        self._index, self._revision = policy.index(), policy.revision
+        self._line = Line()
+        book.follow(self._leases_changed)
+
+    def tell(self, view: NodeView, fresh_until: float = float("inf")) -> None:
+        """Say that a node is new or changed.
+
+        Parameters
+        ----------
+        fresh_until
+            When its telemetry becomes too old to decide by, in seconds since the epoch.
+        """
+        seen_until = (view.node.reported_at or 0) - self._policy.settle_time
+        promised = self._book.promised(view.node.name, seen_until)
+        self._index.put(replace(view, promised=promised), fresh_until)
+
+    def forget(self, name: str) -> None:
+        """Say that a node is gone."""
+        self._index.remove(name)
 
     async def place(self, request: PlacementRequest) -> Lease:
         """Return a granted lease, or one that waits; for the same request again, the one that is there.
@@ -55,8 +80,7 @@ class Placement:
                 if lease.server_name == request.server_name and lease.state != "stopping":
                     return _same(lease, request)
             await self._advance()  # whoever waits goes first, also to what became free a moment ago
-            holds = self._holds_of(ahead_of(self._book.waiting(), request.options.priority))
-            decision, _ = self._decide(request, holds)
+            decision = self._decide(request, self._limits(request), self._ahead_of(request.options.priority))
             if decision.node is not None:
                 return await self._book.grant(request, decision.node, decision.gpus, decision.why)
             if not decision.later:
@@ -92,41 +116,98 @@ class Placement:
     # ---- inside, under the lock ---------------------------------------------------------------------------------
 
     async def _advance(self) -> None:
-        holds, position = Holds(), 0
-        for lease in order(self._book.waiting()):
-            decision, views = self._decide(lease.request, holds)
+        while await self._pass():  # what was granted changed what the others wait for
+            pass
+
+    async def _pass(self) -> bool:
+        """Serve the line once, beginning behind those for whom nothing changed; return whether somebody left it."""
+        self._sync()
+        leases, moved = order(self._book.waiting()), False
+        limits = [self._limits(lease.request) for lease in leases]
+        stamp = self._stamp(leases)
+        if self._line.stamp != stamp or not self._line.begins(leases, limits):
+            self._line = Line(stamp)
+        line, done = self._line, len(self._line.waiters)
+        for lease, limit in zip(leases[done:], limits[done:], strict=True):
+            decision = self._decide(lease.request, self._limits(lease.request) if moved else limit, line.holds)
             if decision.node is not None:
                 await self._book.grant(lease, decision.node, decision.gpus, decision.why)
+                moved = True
             elif not decision.later:
                 await self._book.release(lease.id, _refused(lease.request, decision).message)
+                moved = True
             else:
-                position += 1
-                self._book.note_waiting(lease.id, position, decision.waiting_for(), decision.why)
-                holds.hold(lease.request, decision, views)
+                self._keep(line, lease, limit, decision)
+        if moved:
+            self._line = Line()
+        return moved
 
-    def _holds_of(self, ahead: list[Lease]) -> Holds:
+    def _keep(self, line: Line, lease: Lease, limits: Limits, decision: Decision) -> None:
+        waiter = Waiter(lease.id, lease.request, limits, holds_on(decision))
+        line.waiters.append(waiter)
+        self._book.note_waiting(lease.id, len(line.waiters), decision.waiting_for(), decision.why)
+        self._hold(line.holds, waiter)
+
+    def _hold(self, holds: Holds, waiter: Waiter) -> None:
+        entries = self._index.entries
+        holds.hold(waiter.request, (entries[name].view for name in waiter.waits_on if name in entries))
+
+    def _ahead_of(self, priority: int) -> Holds:
+        """Return what is held for those who are served before a new request of this priority."""
+        ahead = [waiter for waiter in self._line.waiters if waiter.request.options.priority >= priority]
+        if len(ahead) == len(self._line.waiters):
+            return self._line.holds
         holds = Holds()
-        for lease in ahead:
-            decision, views = self._decide(lease.request, holds)
-            holds.hold(lease.request, decision, views)
+        for waiter in ahead:
+            self._hold(holds, waiter)
         return holds
 
-    def _decide(self, request: PlacementRequest, holds: Holds) -> tuple[Decision, dict[str, NodeView]]:
-        views = {view.node.name: view for view in self._views(holds)}
-        mine = [lease for lease in self._book.of_owner(request.owner) if lease.state != "waiting"]
-        limits = self._policy.limits(request, sum(len(lease.gpus) for lease in mine), len(mine))
-        return self._policy.decide(request, views.values(), limits), views
+    def _decide(self, request: PlacementRequest, limits: Limits, holds: Holds) -> Decision:
+        self._sync()
+        return self._policy.choose(request, self._index, limits, holds)
 
-    def _views(self, holds: Holds) -> Iterable[NodeView]:
-        for view in self._nodes():
-            name = view.node.name
-            seen_until = (view.node.reported_at or 0) - self._policy.settle_time
-            yield dataclasses.replace(view, promised=self._book.promised(name, seen_until), held=holds.on(name))
+    def _limits(self, request: PlacementRequest) -> Limits:
+        mine = [lease for lease in self._book.of_owner(request.owner) if lease.state != "waiting"]
+        return self._policy.limits(request, sum(len(lease.gpus) for lease in mine), len(mine))
+
+    def _stamp(self, leases: list[Lease]) -> Hashable:
+        """Return what changes when somebody who waits may be answered otherwise."""
+        load = any(lease.request.cpus > 0 or lease.request.memory_bytes > 0 for lease in leases)
+        return self._policy.revision, self._index.version, self._index.load_version if load else None
+
+    # ---- inside: the index --------------------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        if self._revision != self._policy.revision:
+            known, self._index = self._index.entries, self._policy.index()
+            self._revision = self._policy.revision
+            for entry in known.values():
+                self.tell(entry.view, entry.fresh_until)
+        if self._nodes is not None:
+            self._compare({view.node.name: view for view in self._nodes()})
+        self._index.expire(time.time())
+
+    def _compare(self, views: dict[str, NodeView]) -> None:
+        for name in [name for name in self._index.entries if name not in views]:
+            self.forget(name)
+        for name, view in views.items():
+            entry = self._index.entries.get(name)
+            if entry is None or not _is_of(entry.view, view):
+                self.tell(view)
+
+    def _leases_changed(self, name: str) -> None:
+        entry = self._index.entries.get(name)
+        if entry is not None:
+            self.tell(entry.view, entry.fresh_until)
 
     def _number(self) -> None:
         for position, lease in enumerate(order(self._book.waiting()), 1):
             if lease.position != position and lease.why is not None:
                 self._book.note_waiting(lease.id, position, lease.detail, lease.why)
+
+
+def _is_of(known: NodeView, view: NodeView) -> bool:
+    return known.node is view.node and (known.reconciled, known.fresh) == (view.reconciled, view.fresh)
 
 
 def _same(lease: Lease, request: PlacementRequest) -> Lease:

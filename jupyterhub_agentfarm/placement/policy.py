@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
-from traitlets import Dict, Float, Integer, List, TraitError, Unicode, default, validate
+from traitlets import Dict, Float, Integer, List, TraitError, Unicode, default, observe, validate
 from traitlets.config import LoggingConfigurable
 
-from ..models import Candidate, Explanation, PlacementRequest
+from ..models import PlacementRequest
 from ..traitlets import ByteSize, Seconds
-from .filters import Limits, Refusal, refusal
-from .scores import Scorer, load_scorers
-from .view import NodeView, OwnerUse, free_gpus
+from .decision import MAX_CANDIDATES, Decision, sift
+from .filters import Limits
+from .index import NodeIndex
+from .line import Holds
+from .scores import ANYTHING, Scorer, Weighing, load_scorers
+from .search import Search
+from .view import NodeView, OwnerUse
 
-#: Candidates that an explanation keeps; the counts cover all.
-MAX_CANDIDATES = 200
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the policy came to for one request at one moment."""
-
-    why: Explanation
-    #: The GPUs to lease on `why.chosen`.
-    gpus: tuple[str, ...] = ()
-    #: Nodes that could take the request later; empty and nothing chosen: none ever can.
-    later: tuple[str, ...] = ()
-    #: When nothing was chosen: what each node said, for people and by name.
-    refusals: Mapping[str, str] = field(default_factory=dict)
-    refused_with: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def node(self) -> str | None:
-        """The node chosen."""
-        return self.why.chosen
-
-    def waiting_for(self) -> str:
-        """Say what a waiting request waits for."""
-        shown = [f"{name} {self.refusals[name]}" for name in self.later[:3]]
-        more = [f"{len(self.later) - 3} more nodes are busy"] if len(self.later) > 3 else []
-        return "; ".join(shown + more)
+__all__ = ["MAX_CANDIDATES", "Decision", "PlacementPolicy"]
 
 
 class PlacementPolicy(LoggingConfigurable):
@@ -100,6 +76,13 @@ class PlacementPolicy(LoggingConfigurable):
             raise TraitError("PlacementPolicy.weights must leave one scorer with a weight above 0, not turn all off")
         return weights
 
+    #: Grows when an index made before is no longer valid.
+    revision = 0
+
+    @observe("weights", "scorers", "min_disk_free", "disk_mountpoints", "settle_time")
+    def _revised(self, _change: Any) -> None:
+        self.revision += 1
+
     def limits(self, request: PlacementRequest, gpus_held: int, servers_held: int) -> Limits:
         """Return what the filters hold the request to.
 
@@ -118,65 +101,25 @@ class PlacementPolicy(LoggingConfigurable):
         return Limits(use, self.min_disk_free, tuple(self.disk_mountpoints))
 
     def decide(self, request: PlacementRequest, views: Iterable[NodeView], limits: Limits) -> Decision:
-        """Return the best node now, and what every other was refused with or scored.
+        """Return the best node now, by asking every filter and scorer about every node."""
+        sifted = sift(request, views, limits, self.weighing())
+        return Decision(request, time.time(), sifted.best, lambda: sifted)
 
-        Equal scores are decided by name, so that the same farm gives the same answer.
+    def choose(self, request: PlacementRequest, index: NodeIndex, limits: Limits, holds: Holds) -> Decision:
+        """Return what :meth:`decide` would for the nodes of an index, looking only at those that can be the best.
+
+        Scorers of other packages may look at anything, so with one of them every node is asked.
         """
-        fit: list[tuple[float, str, dict[str, float], NodeView]] = []
-        refused: list[tuple[str, Refusal]] = []
-        weights = self._weights()
-        total = sum(weight for _, _, weight in weights)
-        for view in views:
-            found = refusal(view, request, limits)
-            if found is not None:
-                refused.append((view.node.name, found))
-                continue
-            scores = {name: scorer(view, request) for name, scorer, _ in weights}
-            score = sum(scores[name] * weight for name, _, weight in weights) / total
-            fit.append((score, view.node.name, scores, view))
-        fit.sort(key=lambda item: (-item[0], item[1]))
-        return self._decision(request, fit, refused)
+        if not index.weighing.indexable:
+            return self.decide(request, map(holds.over, index.views()), limits)
+        best = Search(index, request, limits, holds).best()
+        views = [holds.over(view) for view in index.views()] if holds else list(index.views())
+        return Decision(request, time.time(), best, lambda: sift(request, views, limits, index.weighing))
 
-    def _decision(
-        self,
-        request: PlacementRequest,
-        fit: list[tuple[float, str, dict[str, float], NodeView]],
-        refused: list[tuple[str, Refusal]],
-    ) -> Decision:
-        best = fit[0] if fit else None
-        picked = free_gpus(best[3], request.options)[: request.options.gpus] if best and request.options.gpus else []
-        why = Explanation(
-            time.time(),
-            best[1] if best else None,
-            _candidates(fit, refused),
-            len(fit) + len(refused),
-            Counter(found.name for _, found in refused),
-        )
-        return Decision(
-            why,
-            tuple(gpu.uuid for gpu in picked),
-            _later(refused) if best is None else (),
-            {name: found.detail for name, found in refused} if best is None else {},
-            {name: found.name for name, found in refused} if best is None else {},
-        )
+    def index(self) -> NodeIndex:
+        """Return an empty index for this configuration."""
+        return NodeIndex(self.weighing(), self.limits(ANYTHING, 0, 0))
 
-    def _weights(self) -> list[tuple[str, Scorer, float]]:
-        each = [(name, scorer, float(self.weights.get(name, 1.0))) for name, scorer in self.scorers.items()]
-        return [item for item in each if item[2] > 0]
-
-
-def _later(refused: list[tuple[str, Refusal]]) -> tuple[str, ...]:
-    """Return the nodes that could take it later: those that are only busy first, that is what will likely end."""
-    later = [(found.name == "not_eligible", name) for name, found in refused if found.later]
-    return tuple(name for _, name in sorted(later))
-
-
-def _candidates(
-    fit: list[tuple[float, str, dict[str, float], NodeView]], refused: list[tuple[str, Refusal]]
-) -> tuple[Candidate, ...]:
-    """Return the first ones of both kinds: the best, and those that could take it later before those that never can."""
-    good = [Candidate(name, score=score, scores=scores) for score, name, scores, _ in fit[:MAX_CANDIDATES]]
-    room = MAX_CANDIDATES - len(good)
-    ordered = sorted(refused, key=lambda item: (not item[1].later, item[0])) if room else []
-    bad = [Candidate(name, found.name, found.detail, found.later) for name, found in ordered[:room]]
-    return (*good, *bad)
+    def weighing(self) -> Weighing:
+        """Return the scorers that count."""
+        return Weighing.of(self.scorers, self.weights)

@@ -10,6 +10,7 @@ Further scorers come from the entry point group ``agentfarm.scorers``; the entry
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from ..errors import ConfigError
@@ -68,6 +69,60 @@ SCORERS: Mapping[str, Scorer] = {
     "load": load,
     "spread": spread,
 }
+
+
+#: Of these, those that look at the node alone, whatever is asked for: their part of a score can be kept.
+OF_THE_NODE: frozenset[Scorer] = frozenset({cpu, memory, load, spread})
+#: A request for scorers that do not look at it.
+ANYTHING = PlacementRequest("", "")
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """The scorers that count and their weights; a score is their weighted mean.
+
+    It is the sum of the node's own part and the part that the request asks for, in this order, so that a part that
+    was kept gives the same number as one that is worked out anew.
+    """
+
+    scorers: Mapping[str, tuple[Scorer, float]]
+    total: float
+    _own: tuple[tuple[Scorer, float], ...]
+    _asked: tuple[tuple[Scorer, float], ...]
+
+    @classmethod
+    def of(cls, scorers: Mapping[str, Scorer], weights: Mapping[str, float]) -> Weighing:
+        """Return the weighing of these scorers; one that no weight is given for counts with 1."""
+        weighted = {name: (scorer, float(weights.get(name, 1.0))) for name, scorer in scorers.items()}
+        counted = {name: item for name, item in weighted.items() if item[1] > 0}
+        own = tuple(item for item in counted.values() if item[0] in OF_THE_NODE)
+        asked = tuple(item for item in counted.values() if item[0] not in OF_THE_NODE)
+        return cls(counted, sum(weight for _, weight in counted.values()), own, asked)
+
+    @property
+    def indexable(self) -> bool:
+        """Whether nodes can be kept in order: not when another package's scorer may look at anything."""
+        return all(scorer in SCORERS.values() for scorer, _ in self.scorers.values())
+
+    def own(self, view: NodeView) -> float:
+        """Return the part of the score that does not depend on the request."""
+        return sum(scorer(view, ANYTHING) * weight for scorer, weight in self._own)
+
+    def asked(self, view: NodeView, request: PlacementRequest) -> float:
+        """Return the part of the score that depends on the request."""
+        return sum(scorer(view, request) * weight for scorer, weight in self._asked)
+
+    def whole(self, own: float, asked: float) -> float:
+        """Return the score of these parts, 0-1; never less for a larger part."""
+        return (own + asked) / self.total
+
+    def score(self, view: NodeView, request: PlacementRequest) -> float:
+        """Return the node's score for the request, 0-1."""
+        return self.whole(self.own(view), self.asked(view, request))
+
+    def parts(self, view: NodeView, request: PlacementRequest) -> dict[str, float]:
+        """Return each scorer's score."""
+        return {name: scorer(view, request) for name, (scorer, _) in self.scorers.items()}
 
 
 def load_scorers() -> dict[str, Scorer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..models import Gpu, Lease, Node, UserOptions
 
@@ -40,9 +41,9 @@ class Held:
 NOTHING_HELD = Held()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NodeView:
-    """One node as a decision sees it."""
+    """One node as a decision sees it. What is worked out from its fields is worked out once."""
 
     node: Node
     #: Its servers were compared with the leases since it became ready.
@@ -52,7 +53,7 @@ class NodeView:
     promised: Promised = NOTHING_PROMISED
     held: Held = NOTHING_HELD
 
-    @property
+    @cached_property
     def gpus(self) -> tuple[Gpu, ...]:
         """The devices that can be leased: a GPU that is split into MIG devices is leased in these parts only."""
         telemetry = self.node.telemetry
@@ -60,6 +61,34 @@ class NodeView:
             return ()
         parents = {gpu.parent_uuid for gpu in telemetry.gpus}
         return tuple(gpu for gpu in telemetry.gpus if gpu.uuid not in parents) if parents != {None} else telemetry.gpus
+
+    @cached_property
+    def free_gpus(self) -> tuple[Gpu, ...]:
+        """Those that can be leased now, in the order they are picked.
+
+        The smallest goes first, so that large ones stay for those who need them; then by UUID.
+        """
+        taken = self.promised.gpus | self.held.gpus
+        free = [gpu for gpu in self.gpus if gpu.uuid not in taken and not gpu.foreign_pids]
+        return tuple(sorted(free, key=lambda gpu: (gpu.memory_total_bytes or 0, gpu.uuid)))
+
+    @cached_property
+    def free_cpus(self) -> float:
+        """Cores that can be guaranteed: by what leases were promised, and by what is idle."""
+        report = self.node.telemetry
+        if report is None:
+            return 0.0
+        idle = report.cpus * (1 - (report.cpu_utilization_ratio or 0)) - self.promised.unseen_cpus
+        return max(0.0, min(report.cpus - self.promised.cpus, idle))
+
+    @cached_property
+    def free_memory_bytes(self) -> int:
+        """Memory that can be guaranteed: by what leases were promised, and by what is available."""
+        report = self.node.telemetry
+        if report is None:
+            return 0
+        available = report.memory_available_bytes - self.promised.unseen_memory_bytes
+        return max(0, min(report.memory_total_bytes - self.promised.memory_bytes, available))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +103,7 @@ class OwnerUse:
 
 def matches_model(gpu: Gpu, options: UserOptions) -> bool:
     """Whether the GPU is of the model asked for."""
-    return options.gpu_model.casefold() in gpu.name.casefold()
+    return not options.gpu_model or options.gpu_model.casefold() in gpu.name.casefold()
 
 
 def has_memory(gpu: Gpu, options: UserOptions) -> bool:
@@ -88,13 +117,8 @@ def matching_gpus(view: NodeView, options: UserOptions) -> list[Gpu]:
 
 
 def free_gpus(view: NodeView, options: UserOptions) -> list[Gpu]:
-    """Return the matching GPUs that can be leased now, in the order they are picked.
-
-    The smallest that does goes first, so that large ones stay for those who need them; then by UUID.
-    """
-    taken = view.promised.gpus | view.held.gpus
-    free = [gpu for gpu in matching_gpus(view, options) if gpu.uuid not in taken and not gpu.foreign_pids]
-    return sorted(free, key=lambda gpu: (gpu.memory_total_bytes or 0, gpu.uuid))
+    """Return the matching GPUs that can be leased now, in the order they are picked."""
+    return [gpu for gpu in view.free_gpus if has_memory(gpu, options) and matches_model(gpu, options)]
 
 
 def promised(leases: Iterable[Lease], seen_until: float) -> Promised:

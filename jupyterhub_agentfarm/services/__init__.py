@@ -7,3 +7,6 @@
 - :mod:`.sse` server-sent events
 - :mod:`.hub` the Hub's REST API
 """
+
+#: Role that has every scope of the farm; :func:`jupyterhub_agentfarm.configure` makes it.
+ADMIN_ROLE = "agentfarm-admin"

@@ -2,7 +2,8 @@
 
 Life of a service::
 
-    initialize   options from the command line and from the same jupyterhub_config.py as the Hub
+    initialize   options from the command line and from a configuration file: jupyterhub_config.py, or for a service
+                 that the Hub starts the services' part of it (JSON, see :mod:`jupyterhub_agentfarm.handover`)
     lock         one process per service (:mod:`.takeover`)
     open()       the service's own parts, in the order of their dependence
     listen       only now: whoever connects finds a working service
@@ -45,7 +46,8 @@ class ServiceApp(Application):
     name: str = "service"
 
     config_file = Unicode(
-        "jupyterhub_config.py", help="The Hub's configuration file; this service takes its own classes from it."
+        "jupyterhub_config.py",
+        help="The Hub's configuration file, or one in Python or JSON with the options of this service's classes.",
     ).tag(config=True)
     runtime_dir = Unicode(
         help="Directory (0700) in which the Hub's account keeps the local token and where services listen. "
@@ -110,12 +112,14 @@ class ServiceApp(Application):
     # ---- life ----
 
     def initialize(self, argv: list[str] | None = None) -> None:
-        """Read the command line and the Hub's configuration file."""
+        """Read the command line and the configuration file; one that was named must be there."""
         self.parse_command_line(argv)
         if self.config_file and Path(self.config_file).exists():
             command_line = self.cli_config
             self.load_config_file(self.config_file)
             self.update_config(command_line)
+        elif any("config_file" in options for options in self.cli_config.values()):
+            sys.exit(f"{self.name}: the configuration file {self.config_file} is not there")
 
     def start(self) -> None:
         """Serve until a signal; exit with one sentence when that is not possible."""

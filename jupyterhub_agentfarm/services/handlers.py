@@ -18,8 +18,21 @@ from tornado import web
 
 from ..errors import AgentFarmError, InvalidField
 from ..records import from_json, to_json
+from . import ADMIN_ROLE
 
 T = TypeVar("T")
+
+PAGE_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "style-src 'self' 'unsafe-inline'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "object-src 'none'",
+    )
+)
+_REASONS = {401: "unauthenticated", 403: "forbidden", 404: "not_found"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ class ServiceHandler(HubOAuthenticated, web.RequestHandler):
         self.principal = principal
         scope = self.scopes.get(self.request.method or "")
         if scope and not principal.may(scope):
-            raise web.HTTPError(403, f"{principal.kind} {principal.name} needs the scope {scope} for this")
+            raise web.HTTPError(403, needs_scope(principal, scope))
 
     async def _identify(self) -> Principal | None:
         if self._is_local():
@@ -87,6 +100,8 @@ class ServiceHandler(HubOAuthenticated, web.RequestHandler):
         """Whether the request carries this machine's local token."""
         scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
         expected: str = self.settings["local_token"]
+        if not expected:  # without a secret nobody has it
+            return False
         return scheme.lower() in {"token", "bearer"} and hmac.compare_digest(token.encode(), expected.encode())
 
     def get_current_user(self) -> Any:
@@ -121,22 +136,26 @@ class ServiceHandler(HubOAuthenticated, web.RequestHandler):
         """Answer an error as JSON; only messages made for people leave the process."""
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, AgentFarmError):
-            self.answer({**error.facts(), "message": error.message, "reason": error.reason}, error.http_status)
+            self.answer_error({**error.facts(), "message": error.message, "reason": error.reason}, error.http_status)
             return
         message = getattr(error, "log_message", None) or responses.get(status_code, "error")
-        reason = {401: "unauthenticated", 403: "forbidden", 404: "not_found"}.get(status_code, "error")
-        self.answer({"message": message, "reason": reason}, status_code)
+        self.answer_error({"message": message, "reason": _REASONS.get(status_code, "error")}, status_code)
+
+    def answer_error(self, error: dict[str, Any], status: int) -> None:
+        """Finish with an error of the form ``{"message", "reason", ...facts}``."""
+        self.answer(error, status)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log refusals as one line, faults with their traceback."""
-        if isinstance(value, AgentFarmError) and value.http_status < 500:
-            self.service.log.info("%s: %s", self.request.path, value.message)
+        """Log what has a sentence of its own as one line, and faults of ours with their traceback."""
+        if isinstance(value, AgentFarmError) and value.http_status != 500:
+            level = self.service.log.info if value.http_status < 500 else self.service.log.warning
+            level("%s: %s", self.request.path, value.message)
         else:
             super().log_exception(typ, value, tb)
 
 
 class PageHandler(ServiceHandler):
-    """A handler of pages: nobody is sent to log in, errors are shown as text."""
+    """A handler of pages: who is not logged in is sent to log in, and a browser is shown errors as a page."""
 
     def unauthenticated(self) -> None:
         """Send the browser through the Hub's OAuth login."""
@@ -144,17 +163,43 @@ class PageHandler(ServiceHandler):
 
     def render_page(self, template: str, **context: Any) -> None:
         """Finish with a page made from share/templates."""
-        page = self.settings["templates"].get_template(template)
-        self.set_header("Content-Security-Policy", "default-src 'self'; style-src 'self' 'unsafe-inline'")
-        self.finish(
-            page.render(
-                principal=self.principal,
-                prefix=self.service.prefix,
-                hub_prefix=self.service.hub_prefix,
-                xsrf_token=self.xsrf_token.decode(),
-                **context,
-            )
-        )
+        finish_page(self, template, principal=self.principal, xsrf_token=self.xsrf_token.decode(), **context)
+
+    def answer_error(self, error: dict[str, Any], status: int) -> None:
+        """Finish with an error: a page for a browser, JSON for everybody else."""
+        if wants_page(self):
+            finish_error_page(self, str(error["message"]), status, getattr(self, "principal", None))
+        else:
+            super().answer_error(error, status)
+
+
+def wants_page(handler: web.RequestHandler) -> bool:
+    """Whether the request comes from a browser that shows what is answered."""
+    return "text/html" in handler.request.headers.get("Accept", "")
+
+
+def finish_page(handler: web.RequestHandler, template: str, **context: Any) -> None:
+    """Finish with a page made from share/templates, under a policy that lets nobody else's content in."""
+    service = handler.settings["service"]
+    handler.set_header("Content-Type", "text/html; charset=UTF-8")
+    handler.set_header("Content-Security-Policy", PAGE_POLICY)
+    handler.set_header("X-Content-Type-Options", "nosniff")
+    page = handler.settings["templates"].get_template(template)
+    handler.finish(page.render(prefix=service.prefix, hub_prefix=service.hub_prefix, **context))
+
+
+def finish_error_page(
+    handler: web.RequestHandler, message: str, status: int, principal: Principal | None = None
+) -> None:
+    """Finish with a page that shows `message`."""
+    handler.set_status(status)
+    title = responses.get(status, "Error")
+    finish_page(handler, "error.html", principal=principal, xsrf_token="", title=title, message=message)
+
+
+def needs_scope(principal: Principal, scope: str) -> str:
+    """Return what somebody without `scope` is told."""
+    return f"{principal.kind} {principal.name} needs the scope {scope} for this, which the role {ADMIN_ROLE} has"
 
 
 class CallbackHandler(HubOAuthCallbackHandler):
@@ -171,8 +216,12 @@ class NotFoundHandler(web.RequestHandler):
 
     def prepare(self) -> None:
         """Answer 404."""
+        message = f"there is nothing at {self.request.path}"
+        if wants_page(self):
+            finish_error_page(self, message, 404)
+            return
         self.set_status(404)
-        self.finish({"message": f"there is nothing at {self.request.path}", "reason": "not_found"})
+        self.finish({"message": message, "reason": "not_found"})
 
 
 __all__ = ["CallbackHandler", "NotFoundHandler", "PageHandler", "Principal", "ServiceHandler"]

@@ -3,23 +3,27 @@
 They share a runtime directory (mode 0700) that belongs to the account of the Hub. In it lie
 
 ``token``
-    a random secret, made once (0600). Who can read it is that account, and may do everything: the spawner uses it
-    towards the controller, and so does an admin's command line.
+    a random secret, made once (0600); the file appears with its whole text. Who can read it is that account, and may
+    do everything: the spawner uses it towards the controller, and so does an admin's command line.
 ``NAME.json``
     where the service NAME listens, written when it listens: ``{"url": "http://127.0.0.1:8101/services/agentfarm/"}``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ConfigError, FarmUnavailable
 
 ENV_RUNTIME_DIR = "AGENTFARM_RUNTIME_DIR"
+#: A token with fewer characters is no secret: 128 bits in hex.
+MIN_TOKEN_CHARACTERS = 32
 
 
 def default_runtime_dir() -> Path:
@@ -27,16 +31,24 @@ def default_runtime_dir() -> Path:
     return Path(os.environ.get(ENV_RUNTIME_DIR) or "agentfarm-runtime").absolute()
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace the file at `path` by one with mode 0600 that holds `text`, all at once."""
+@contextlib.contextmanager
+def _written(path: Path, text: str) -> Iterator[Path]:
+    """A file of mode 0600 beside `path` that holds `text`; it is gone at the end unless it was moved."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)
-        Path(name).replace(path)
-    except BaseException:
+            file.flush()
+            os.fsync(file.fileno())
+        yield Path(name)
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace the file at `path` by one with mode 0600 that holds `text`, all at once."""
+    with _written(path, text) as new:
+        new.replace(path)
 
 
 def prepare(runtime_dir: Path) -> None:
@@ -54,16 +66,23 @@ def prepare(runtime_dir: Path) -> None:
 
 
 def local_token(runtime_dir: Path) -> str:
-    """Return the shared secret of `runtime_dir`; make it when there is none yet."""
+    """Return the shared secret of `runtime_dir`; make it when there is none yet.
+
+    Raises
+    ------
+    ConfigError
+        What is there is too short to be a secret, or the directory is not private.
+    """
     prepare(runtime_dir)
     path = runtime_dir / "token"
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_hex(32))
-    return path.read_text().strip()
+    if not path.exists():
+        # A link, not a rename: of two that make one at the same moment both must return the same.
+        with _written(path, secrets.token_hex(32)) as new, contextlib.suppress(FileExistsError):
+            path.hardlink_to(new)
+    token = path.read_text().strip()
+    if len(token) < MIN_TOKEN_CHARACTERS:
+        raise ConfigError(f"{path} holds no secret of at least {MIN_TOKEN_CHARACTERS} characters: remove it")
+    return token
 
 
 def announce(runtime_dir: Path, service: str, url: str) -> None:

@@ -3,29 +3,52 @@
 A Hub that was killed leaves its services running. The next Hub starts them again, and then there are two writers
 for one database and two servers for one port. So a service holds a lock file for as long as it lives::
 
-    flock(LOCK) free  -> held; pid and start time are written into it
+    flock(LOCK) free  -> held; who holds it is written into it
     flock(LOCK) taken -> its holder is sent SIGTERM, after `grace_seconds` SIGKILL; then the lock is ours
 
-The holder is signalled only when its pid still has the start time that stands in the file (a pid can be reused).
+The holder is signalled only when it is the very process that stands in the file (a pid can be reused): its pid, its
+start in ticks since the boot, and the boot. No step of the clock changes these.
+
+A service is started by the Hub ("managed") or by somebody else, as systemd ("external"). Who starts one starts it
+again when it ends, so the two kinds never take over from each other: they would go on for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import logging
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import psutil
-
-from ..errors import ConflictError
+from ..errors import ConflictError, InvalidField
+from ..noded import procfs
+from ..records import from_json, to_json
 
 log = logging.getLogger(__name__)
+
+Kind = Literal["managed", "external"]
+
+
+def started_by() -> Kind:
+    """Return who started this process: "managed" for the Hub, which sets $JUPYTERHUB_SERVICE_NAME."""
+    return "managed" if os.environ.get("JUPYTERHUB_SERVICE_NAME") else "external"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock."""
+
+    pid: int
+    #: Field 22 of /proc/PID/stat.
+    start_ticks: int
+    boot_id: str
+    kind: Kind
 
 
 class ServiceLock:
@@ -37,11 +60,14 @@ class ServiceLock:
         The lock file; it is never removed.
     grace_seconds
         How long an old holder may take to end by itself.
+    kind
+        Who started this process; None: see :func:`started_by`.
     """
 
-    def __init__(self, path: Path, grace_seconds: float = 10) -> None:
+    def __init__(self, path: Path, grace_seconds: float = 10, kind: Kind | None = None) -> None:
         self.path = path
         self.grace_seconds = grace_seconds
+        self.kind: Kind = kind or started_by()
         self._fd: int | None = None
 
     async def take(self) -> None:
@@ -50,14 +76,14 @@ class ServiceLock:
         Raises
         ------
         ConflictError
-            The holder does not end, or cannot be identified.
+            The holder does not end, cannot be identified, or is of the other kind.
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if not _try(fd):
                 await self._evict(fd)
             os.truncate(fd, 0)
-            os.pwrite(fd, json.dumps({"pid": os.getpid(), "started": _started(os.getpid())}).encode(), 0)
+            os.pwrite(fd, json.dumps(to_json(self._ourselves())).encode(), 0)
         except BaseException:
             os.close(fd)
             raise
@@ -82,13 +108,20 @@ class ServiceLock:
 
     def _signal_holder(self, number: signal.Signals) -> None:
         try:
-            holder = json.loads(self.path.read_text())
-        except ValueError:
+            holder = from_json(Holder, json.loads(self.path.read_text()))
+        except (ValueError, InvalidField):
             return  # it took the lock a moment ago and has not signed yet
-        if _started(holder["pid"]) == holder["started"]:
-            log.warning("taking over from process %d, which holds %s: %s", holder["pid"], self.path, number.name)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(holder["pid"], number)
+        if holder.boot_id != procfs.boot_id() or not procfs.alive(holder.pid, holder.start_ticks):
+            return
+        if holder.kind != self.kind:
+            raise ConflictError(_other_kind(holder, self.path))
+        log.warning("taking over from process %d, which holds %s: %s", holder.pid, self.path, number.name)
+        procfs.send_signal(holder.pid, holder.start_ticks, number)
+
+    def _ourselves(self) -> Holder:
+        process = procfs.read(os.getpid())
+        assert process is not None  # it is us
+        return Holder(process.pid, process.start_ticks, procfs.boot_id(), self.kind)
 
 
 def _try(fd: int) -> bool:
@@ -99,8 +132,9 @@ def _try(fd: int) -> bool:
     return True
 
 
-def _started(pid: int) -> float | None:
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return None
+def _other_kind(holder: Holder, path: Path) -> str:
+    theirs = "the Hub" if holder.kind == "managed" else "something else than the Hub"
+    return (
+        f"process {holder.pid}, which {theirs} started, is this service already and holds {path}: "
+        "stop it, or configure the service in one place only"
+    )

@@ -1,6 +1,7 @@
 """The Hub's side of a server: a thin client of the controller.
 
 - :mod:`.spawner` JupyterHub's calls, translated
+- :mod:`.starting` one start, from its lease to the first answer of its server
 - :mod:`.options` what users may ask for: one validation for the form and the REST API
 - :mod:`.watch` what the controller says about the leases, kept by one follower per Hub
 - :mod:`.orphans` leases that no server of this Hub holds any more

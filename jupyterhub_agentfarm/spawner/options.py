@@ -33,9 +33,13 @@ def check_options(data: Any, limits: Limits) -> UserOptions:
     Raises
     ------
     InvalidField
-        A key is unknown, a value has the wrong form, or it is above a limit.
+        A key is unknown, a value has the wrong form, is above a limit, or is not available yet.
     """
     options = from_json(UserOptions, data, "")
+    if options.restart != "never":
+        raise InvalidField(
+            "restart", '"never": servers are not started again after their node failed yet', options.restart
+        )
     if options.gpus > limits.max_gpus:
         raise InvalidField("gpus", f"at most {limits.max_gpus} on this Hub", options.gpus)
     if options.priority > limits.max_priority:

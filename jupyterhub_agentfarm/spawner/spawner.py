@@ -13,8 +13,6 @@ one Hub process has one of.
 from __future__ import annotations
 
 import asyncio
-import functools
-import operator
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -23,19 +21,16 @@ from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
 from traitlets import Dict, Integer, default
 
-from ..errors import AgentFarmError, ConfigError, InvalidField, NotFoundError, ServerDied
-from ..models import LaunchOrder, Lease, PlacementRequest, UserOptions
+from ..errors import AgentFarmError, ConfigError, InvalidField
+from ..models import Lease, PlacementRequest, UserOptions
 from ..traitlets import Seconds
 from . import failure, form
 from .options import Limits, check_options, form_to_json
 from .progress import Progress
-from .readiness import until_ready
-from .watch import LeaseWatch, ended
+from .starting import SERVER_MODULE, Start
+from .watch import LeaseWatch
 
 _WATCH = "agentfarm_watch"
-_SERVER_MODULE = "jupyterhub_agentfarm.server"
-_LOG_LINES = 50
-_LOG_SECONDS = 5.0
 _CHECK_SECONDS = 5.0
 #: The Hub's own limit comes after ours, so that ours says what happened.
 _MARGIN_SECONDS = 60
@@ -80,7 +75,7 @@ class AgentFarmSpawner(Spawner):
 
     @default("cmd")
     def _cmd_default(self) -> list[str]:
-        return ["{python}", "-m", _SERVER_MODULE]
+        return ["{python}", "-m", SERVER_MODULE]
 
     @default("env_keep")
     def _env_keep_default(self) -> list[str]:
@@ -116,6 +111,7 @@ class AgentFarmSpawner(Spawner):
         #: Whether `start` is under way: then it is `start` that notices the server's end.
         self.starting = False
         self.spawn_progress = Progress()
+        self._noticing: asyncio.Task[int | None] | None = None
         super().__init__(**kwargs)
 
     def get_state(self) -> dict[str, Any]:
@@ -177,8 +173,8 @@ class AgentFarmSpawner(Spawner):
         """Return the server's URL once the server itself answers there."""
         self.starting = True
         try:
-            lease = await self._granted(await self._placed())
-            return await self._booted(lease)
+            lease = await self._placed()
+            return await Start(self).finished(lease)
         except AgentFarmError as exc:
             error = failure.explain(exc)
             self.log.warning("%s's server did not start: %s", self._log_name, exc.message)
@@ -219,88 +215,15 @@ class AgentFarmSpawner(Spawner):
             groups=tuple(sorted(group.name for group in self.user.groups)),
         )
 
+    def note_launch(self, lease: Lease) -> None:
+        """Write down where the server is; it was launched a moment ago."""
+        self.epoch, self.lease_url = lease.epoch, lease.url
+        self._commit()
+
     def _commit(self) -> None:
         """Write the state to the Hub's database now: a Hub that is killed in the middle finds its server again."""
         self.orm_spawner.state = self.get_state()
         self.user.db.commit()
-
-    async def _granted(self, lease: Lease) -> Lease:
-        """Wait in line."""
-        try:
-            async with asyncio.timeout(self.queue_timeout):
-                while lease.state == "waiting":
-                    place = f"position {lease.position}" if lease.position is not None else "waiting"
-                    self.spawn_progress.add(10, f"In line, {place}: {lease.detail or 'nothing is free now'}")
-                    lease = await self.watch.until(lease.id, functools.partial(operator.ne, lease))
-        except TimeoutError as exc:
-            message = f"Nothing became free within {self.queue_timeout:g} seconds: ask for less, or try again later"
-            raise failure.start_failure(message, "queue_timeout", 503) from exc
-        if not lease.alive:
-            raise NotFoundError(f"The request was taken out of the line: {lease.detail or 'an admin ended it'}")
-        chosen = lease.why.sentence() if lease.why is not None else f"{lease.node} was chosen"
-        self.spawn_progress.add(30, f"Node {chosen}" + (f"; GPUs: {', '.join(lease.gpus)}" if lease.gpus else ""))
-        return lease
-
-    async def _booted(self, lease: Lease) -> str:
-        """Launch the server and wait until it answers."""
-        try:
-            async with asyncio.timeout(self.boot_timeout):
-                return await self._launched(lease)
-        except TimeoutError as exc:
-            message = f"The server on {lease.node} did not answer within {self.boot_timeout:g} seconds"
-            log_tail = await self._log_tail(lease.id)
-            self.spawn_progress.add(100, message, log_tail)
-            raise failure.start_failure(message, "boot_timeout", 504, log_tail) from exc
-
-    async def _launched(self, lease: Lease) -> str:
-        order = self._order()
-        lease = await self.watch.patiently(lambda: self.watch.client.launch(lease.id, order))
-        self.watch.remember(lease)
-        if lease.url is None:
-            raise ServerDied(f"The server on {lease.node} ended at once", await self._log_tail(lease.id))
-        self.epoch, self.lease_url = lease.epoch, lease.url
-        self._commit()
-        self.spawn_progress.add(60, f"Started on {lease.node}; waiting for its first answer")
-        url = url_path_join(lease.url, self.server.base_url)
-        await self._answered(lease, url_path_join(url, "api"), order.socket == "inherit")
-        self.spawn_progress.add(95, "The server answers")
-        return str(url)
-
-    def _order(self) -> LaunchOrder:
-        """Return what to start. noded sets JUPYTERHUB_SERVICE_URL: only it knows the port."""
-        command = [*self.cmd, *self.get_args()]
-        environment = {name: str(value) for name, value in self.get_env().items() if value is not None}
-        environment.pop("JUPYTERHUB_SERVICE_URL", None)
-        return LaunchOrder(
-            command=tuple(command),
-            environment=environment,
-            base_url=self.server.base_url,
-            socket="inherit" if _SERVER_MODULE in command else "port",
-            cwd=self.format_string(self.notebook_dir) if self.notebook_dir else None,
-        )
-
-    async def _answered(self, lease: Lease, api_url: str, identified: bool) -> None:
-        """Return when the server answers; raise when it ends before that."""
-        ready = asyncio.create_task(until_ready(api_url, lease.id if identified else None))
-        death = asyncio.create_task(self.watch.until(lease.id, ended))
-        try:
-            await asyncio.wait({ready, death}, return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
-                return ready.result()
-            end = death.result()
-            sentence = end.server.exit.sentence() if end.server and end.server.exit else end.detail or "it was stopped"
-            raise ServerDied(f"The server on {lease.node} ended: {sentence}", await self._log_tail(lease.id))
-        finally:
-            for task in (ready, death):
-                task.cancel()
-            await asyncio.gather(ready, death, return_exceptions=True)
-
-    async def _log_tail(self, lease_id: str) -> str:
-        try:
-            return await asyncio.wait_for(self.watch.client.log(lease_id, _LOG_LINES), _LOG_SECONDS)
-        except (AgentFarmError, TimeoutError) as exc:
-            self.log.warning("the log of lease %s could not be read: %s", lease_id, exc)
-            return ""
 
     # ---- life ----
 
@@ -320,6 +243,15 @@ class AgentFarmSpawner(Spawner):
         if status is not None and lease is not None and lease.state == "running":
             self._abandon()
         return status
+
+    async def poll_and_notify(self) -> int | None:
+        """Have the Hub notice the server's end; who asks while it does so waits until that is done.
+
+        Otherwise a server that is deleted with its name at that moment is neither running nor stopped to the Hub.
+        """
+        if self._noticing is None or self._noticing.done():
+            self._noticing = self.watch.tasks.start(super().poll_and_notify(), f"noticing the end of {self._log_name}")
+        return await asyncio.shield(self._noticing)
 
     async def stop(self, now: bool = False) -> None:
         """Stop the server and give its GPUs back; what cannot be done now goes on in the background."""

@@ -31,9 +31,9 @@ from ..controller.client import FarmClient
 from ..errors import AgentFarmError, ConflictError, FarmUnavailable, NotFoundError
 from ..models import Lease, PlacementRequest
 from ..records import from_json
+from ..tasks import OwnedTasks
 from ..traitlets import Seconds
 from .orphans import orphans
-from .tasks import OwnedTasks
 
 T = TypeVar("T")
 

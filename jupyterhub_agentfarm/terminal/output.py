@@ -20,11 +20,7 @@ def clean(value: object) -> str:
     text = str(value)
     if text.isprintable():
         return text
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Output:

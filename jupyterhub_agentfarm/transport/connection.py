@@ -7,6 +7,7 @@ instead of failing there. noded's channel is not counted: there is one, and it s
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -54,6 +55,14 @@ class NodeConnection:
     def closed(self) -> bool:
         """Whether it is of no use any more."""
         return self._ssh.is_closed()
+
+    @property
+    def peer_address(self) -> str | None:
+        """IP address of the node as seen from here; None behind a jump host or a proxy command."""
+        peer = self._ssh.get_extra_info("peername")
+        with suppress(ValueError, TypeError, IndexError):
+            return str(ipaddress.ip_address(peer[0]))
+        return None
 
     async def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> CompletedCommand:
         """Run a command on the node and return what it wrote.

@@ -63,7 +63,9 @@ async def fetch_host_key(host: str, port: int = 22, timeout_seconds: float = 5) 
     NodeUnreachable
         There is no SSH server, or it did not answer in time.
     """
-    options = asyncssh.SSHClientConnectionOptions(config=None, connect_timeout=timeout_seconds)
+    options = asyncssh.SSHClientConnectionOptions(
+        config=None, connect_timeout=timeout_seconds, x509_trusted_certs=None, x509_trusted_cert_paths=None
+    )
     try:
         key = await asyncssh.get_server_host_key(host, port, config=None, options=options)
     except TimeoutError as exc:

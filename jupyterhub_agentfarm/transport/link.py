@@ -8,8 +8,9 @@
        └────────────── after a capped, jittered pause ◀── down, with the reason ◀─────────┘
 
 A noded that died while SSH is up is started again over the same connection. The first attempt after a loss is quick
-and quiet; only when it fails too, the listener hears of it. A refused host key is tried again at the longest pause
-only: nothing on this side can mend it.
+and quiet; only when it fails too, the listener hears of it. A noded that says nothing for some intervals of telemetry
+hangs, although SSH is up: its link is dropped, and the listener hears of it at once. A refused host key is tried again
+at the longest pause only: nothing on this side can mend it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Literal, Protocol
 
 from jupyterhub_agentfarm.errors import AgentFarmError, HostKeyRefused, NodeUnreachable, TransportError
 from jupyterhub_agentfarm.models import NodeFacts, NodeSpec, ServerStatus, Telemetry
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 
 #: Starting Python and noded on a busy node, in seconds.
 ENSURE_SECONDS = 30.0
+#: Starting Python on a busy node and ending noded, in seconds.
+STOP_SECONDS = 30.0
+#: Intervals of telemetry without a word from noded after which it counts as hanging, and the least such time in
+#: seconds: a node that is very busy may be late.
+SILENT_INTERVALS, SILENT_SECONDS = 3, 10.0
 #: Opening noded's socket, in seconds.
 OPEN_SECONDS = 10.0
 #: A link that was up for less than this (in seconds) did not work: it pauses before it tries again.
@@ -65,21 +71,27 @@ def ensure_command(spec: NodeSpec) -> list[str]:
         command.append(f"--state-dir={spec.state_dir}")
     if spec.simulated_gpus > 0:
         command.append(f"--simulated-gpus={spec.simulated_gpus}")
-    return command
+    return [*command, *spec.noded_args]
 
 
-def socket_path(node: str, output: str) -> str:
-    """Return the path in the last JSON line of what the ensure command printed.
+def stop_command(spec: NodeSpec) -> list[str]:
+    """Return the command that ends the node's noded; its servers go on."""
+    command = [spec.python, "-m", "jupyterhub_agentfarm.noded", "--stop"]
+    return command if spec.state_dir is None else [*command, f"--state-dir={spec.state_dir}"]
+
+
+def printed_field(node: str, output: str, field: Literal["socket", "pid"]) -> str:
+    """Return a field of the last JSON line of what the ensure command printed.
 
     Raises
     ------
     TransportError
-        No line has one.
+        No line has it.
     """
     for line in reversed(output.splitlines()):  # A login shell's own words may go before it.
         with suppress(ValueError, TypeError, KeyError):
-            return str(json.loads(line)["socket"])
-    raise TransportError(node, f"noded was started, but did not print its socket; it printed {output[:200]!r}")
+            return str(json.loads(line)[field])
+    raise TransportError(node, f"noded was started, but did not print its {field}; it printed {output[:200]!r}")
 
 
 class NodeLink:
@@ -100,6 +112,8 @@ class NodeLink:
         self._pool = pool
         self._listener = listener
         self._client: NodedClient | None = None
+        #: The node's IP address as the last connection had it; None: it is not known.
+        self.peer_address: str | None = None
         self._why = "it was not connected yet"
         self._early: list[Telemetry | ServerStatus] | None = None
         self._kicked = asyncio.Event()
@@ -152,6 +166,27 @@ class NodeLink:
         connection = await self._pool.connection(self.spec)
         return await connection.run(argv, timeout_seconds, stdin)
 
+    async def restart_noded(self) -> int:
+        """End the node's noded and start it again; servers go on. Return the process id of the new one.
+
+        What is started is what is installed on the node now, with the options that the node has now. The link loses
+        its connection and makes a new one by itself. The process id is 0 when the new noded speaks another version of
+        the protocol.
+
+        Raises
+        ------
+        RemoteCommandFailed
+            noded did not end, or could not be started again.
+        TransportError
+            It did not do so in time.
+        NodeUnreachable
+            There is no connection.
+        """
+        await self.run(stop_command(self.spec), STOP_SECONDS)
+        done = await self.run(ensure_command(self.spec), ENSURE_SECONDS)
+        self.kick()
+        return int(printed_field(self.name, done.stdout, "pid"))
+
     async def aclose(self) -> None:
         """Close the link and its connection; may be called again."""
         self._closed = True
@@ -184,9 +219,11 @@ class NodeLink:
         """Connect and stay until the connection is lost; return why it ended and the seconds it was up."""
         client = None
         try:
-            client = await self._open(quick)
+            client, silent_seconds = await self._open(quick)
             up_since = time.monotonic()
-            return await client.wait_lost(), time.monotonic() - up_since
+            lost = await client.wait_lost(silent_seconds)
+            # A noded that hangs is no hiccup: that is told at once.
+            return lost, 0 if client.hangs else time.monotonic() - up_since
         except AgentFarmError as exc:
             return exc, 0
         except Exception as exc:  # the edge of the loop: a fault here must not end the link for ever
@@ -197,9 +234,10 @@ class NodeLink:
             if client is not None:
                 await client.aclose()
 
-    async def _open(self, quick: bool) -> NodedClient:
+    async def _open(self, quick: bool) -> tuple[NodedClient, float]:
         timeout = min(self._pool.connect_timeout, max(1.0, self._pool.keepalive_interval)) if quick else None
         connection = await self._pool.connection(self.spec, timeout)
+        self.peer_address = connection.peer_address
         try:
             return await self._open_client(connection)
         except NodeUnreachable:
@@ -207,31 +245,32 @@ class NodeLink:
             connection.abort()
             raise
 
-    async def _open_client(self, connection: NodeConnection) -> NodedClient:
+    async def _open_client(self, connection: NodeConnection) -> tuple[NodedClient, float]:
         path = await self._ensure(connection)
         reader, writer = await connection.open_unix(path, OPEN_SECONDS)
         self._early = []
         client = NodedClient(self.name, reader, writer, self._on_event)
         try:
-            await self._greet(client)
+            interval_seconds = await self._greet(client)
         except BaseException:
             await client.aclose()
             raise
-        return client
+        return client, max(SILENT_INTERVALS * interval_seconds, SILENT_SECONDS)
 
     async def _ensure(self, connection: NodeConnection) -> str:
         done = await connection.run(ensure_command(self.spec), ENSURE_SECONDS)
-        return socket_path(self.name, done.stdout)
+        return printed_field(self.name, done.stdout, "socket")
 
-    async def _greet(self, client: NodedClient) -> None:
+    async def _greet(self, client: NodedClient) -> float:
         facts = await client.hello()
-        await client.subscribe()
+        interval_seconds = await client.subscribe()
         servers = await client.servers()
         self._client = client
         self._listener.link_up(self.name, facts, servers)
         early, self._early = self._early or [], None
         for event in early:
             self._on_event(event)
+        return interval_seconds
 
     def _on_event(self, event: Telemetry | ServerStatus) -> None:
         if self._early is not None:

@@ -27,6 +27,7 @@ from jupyterhub_agentfarm.errors import (
 )
 from jupyterhub_agentfarm.models import LaunchSpec, NodeFacts, ServerStatus, Telemetry
 from jupyterhub_agentfarm.protocol import (
+    LAUNCH_SECONDS,
     MAX_LINE_BYTES,
     PROTOCOL_VERSION,
     LogsParams,
@@ -42,10 +43,10 @@ T = TypeVar("T")
 
 #: Deadline of a request that has no other, in seconds.
 REQUEST_SECONDS = 10.0
-#: Deadline of a launch, in seconds: the process must be there, not the server's answer.
-LAUNCH_SECONDS = 60.0
 #: What a stop may take beyond its grace, in seconds: a GPU is free some time after its process.
 STOP_MARGIN_SECONDS = 30.0
+#: Parts in which a silence is measured.
+SILENT_PARTS = 5
 _CHUNK_BYTES = 2**16
 
 
@@ -75,6 +76,7 @@ class _Lines:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._buffer = bytearray()
+        self.received_bytes = 0
 
     async def read(self) -> bytes | None:
         """Return the next line, or None at the end of the stream."""
@@ -87,6 +89,7 @@ class _Lines:
             if not chunk:
                 return None
             self._buffer += chunk
+            self.received_bytes += len(chunk)
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line
@@ -119,6 +122,8 @@ class NodedClient:
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._lost: str | None = None
+        #: Whether it was lost because noded said nothing any more.
+        self.hangs = False
         self._task = asyncio.create_task(self._read(), name=f"noded-client-{node}")
 
     # ---- requests -----------------------------------------------------------------------------------------------
@@ -135,7 +140,7 @@ class NodedClient:
         if facts.protocol != PROTOCOL_VERSION:
             raise ProtocolError(
                 f"node {self.node}: noded {facts.version} speaks protocol {facts.protocol}, the controller speaks "
-                f"{PROTOCOL_VERSION}: install the same jupyterhub-agentfarm on both"
+                f"{PROTOCOL_VERSION}: {self._same_version()}"
             )
         return facts
 
@@ -178,15 +183,26 @@ class NodedClient:
         answer = await self._request("logs", to_json(LogsParams(lease, lines)))
         return str(answer.get("text", ""))
 
-    async def forget(self, lease: str) -> None:
-        """Let noded delete the record and the log of an ended server."""
-        await self._request("forget", {"lease": lease})
-
     # ---- the connection -----------------------------------------------------------------------------------------
 
-    async def wait_lost(self) -> NodeUnreachable:
-        """Return, once the connection is lost, why."""
-        await asyncio.wait([self._task])
+    async def wait_lost(self, silent_seconds: float | None = None) -> NodeUnreachable:
+        """Return, once the connection is lost, why.
+
+        Parameters
+        ----------
+        silent_seconds
+            Time without a byte from noded after which it counts as hanging, and the connection as lost; None: never.
+            It is watched in parts, so that a pause of this process itself is no silence of noded.
+        """
+        silent, part = 0, None if silent_seconds is None else silent_seconds / SILENT_PARTS
+        while silent < SILENT_PARTS:
+            before = self._lines.received_bytes
+            done, _going_on = await asyncio.wait([self._task], timeout=part)
+            if done:
+                return self._unreachable()
+            silent = silent + 1 if self._lines.received_bytes == before else 0
+        self.hangs = True
+        self._fail(f"noded hangs: it said nothing for {silent_seconds:g} s")
         return self._unreachable()
 
     async def aclose(self) -> None:
@@ -237,7 +253,7 @@ class NodedClient:
             self._fail(reason)
 
     def _fail(self, reason: str) -> None:
-        self._lost = reason
+        self._lost = self._lost or reason
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(self._unreachable())
@@ -278,9 +294,13 @@ class NodedClient:
         reason, facts = str(error.get("reason", "error")), error.get("facts")
         message = f"node {self.node}: {error.get('message', 'noded gave no message')}"
         if reason == "protocol":
-            return ProtocolError(message)
+            return ProtocolError(f"{message} ({self._same_version()})")
         kind = {"gpu_busy": GpuBusy, "launch_failed": LaunchFailed}.get(reason, NodedError)
         return kind(message, reason, facts if isinstance(facts, dict) else {})
+
+    def _same_version(self) -> str:
+        restart = f"`agentfarm nodes restart-noded {self.node}`"
+        return f"install the same jupyterhub-agentfarm on both, then run {restart}"
 
     def _unreachable(self) -> NodeUnreachable:
         return NodeUnreachable(self.node, self._lost or "the connection to noded was closed")

@@ -33,6 +33,11 @@ def account() -> str:
         return str(os.getuid())
 
 
+#: Only the pinned key vouches for a node: no certificate authority that lies in the account's ~/.ssh, which asyncssh
+#: would look for, and fail where the account may not read there.
+NO_X509: dict[str, Any] = {"x509_trusted_certs": None, "x509_trusted_cert_paths": None}
+
+
 class SSHPool(LoggingConfigurable):
     """Opens, shares and closes the SSH connections to the nodes."""
 
@@ -145,6 +150,7 @@ class SSHPool(LoggingConfigurable):
             "config": self.ssh_config or None,
             "username": spec.user or account(),
             "known_hosts": self._trusted(spec),
+            **NO_X509,
             "preferred_auth": "publickey",
             "gss_host": None,
             "keepalive_interval": self.keepalive_interval,

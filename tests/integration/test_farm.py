@@ -42,12 +42,17 @@ async def hub(farm: NetnsFarm) -> AsyncIterator[HubProcess]:
 
 async def status_is(hub: HubProcess, status: str, *names: str, timeout: float = 30) -> None:
     """Wait until these nodes have this status."""
+    seen: dict[str, str] = {}
 
     async def reached() -> bool:
-        nodes = {node["name"]: node["status"] for node in await hub.farm.nodes()}
-        return all(nodes.get(name) == status for name in names)
+        nodes = {node["name"]: node for node in await hub.farm.nodes()}
+        seen.update((name, nodes[name]["detail"]) for name in names if name in nodes)
+        return all(name in nodes and nodes[name]["status"] == status for name in names)
 
-    await eventually(reached, f"{', '.join(names)} {status}", timeout, interval=0.1)
+    try:
+        await eventually(reached, f"{', '.join(names)} {status}", timeout, interval=0.1)
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}; {seen}") from None
 
 
 async def lease_of(hub: HubProcess, owner: str) -> Lease:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -148,7 +149,50 @@ async def test_a_killed_servers_route_is_gone_at_once(hub: HubProcess) -> None:
         return model is None or not model["ready"]
 
     await eventually(gone, "the Hub knows that the server is gone", timeout=3)
+    assert "server stopped, with exit code: 137" in hub.log_text()
     await hub.start_server("ada")
+
+
+async def test_a_removed_name_meets_a_server_that_ended(hub: HubProcess) -> None:
+    """A named server may be deleted with its name while it runs, and while the Hub notices that it ended."""
+    await nodes_ready(hub, 2)
+    await hub.add_user("ada")
+    path, remove = "/users/ada/servers/bench-n1", {"remove": True}
+    await hub.start_server("ada", name="bench-n1")
+    assert (await hub.api("DELETE", path, remove))[0] in (202, 204)
+    await eventually(lambda: name_is_gone(hub, path), "the running server and its name are gone", timeout=30)
+
+    assert "server stopped, with exit code" not in hub.log_text(), "a stop by the Hub is no end that it must notice"
+
+    await hub.start_server("ada", name="bench-n1")
+    (lease,) = await hub.farm.leases()
+    with frozen_proxy(hub):  # so that the Hub stays in the middle of noticing the end
+        await hub.farm.release(lease.id, 0)
+        await eventually(lambda: "server stopped, with exit code" in hub.log_text(), "the Hub notices the end")
+        deleting = asyncio.create_task(hub.direct("DELETE", path, remove))
+        await asyncio.wait({deleting}, timeout=1)
+    assert await deleting in (202, 204)
+    await eventually(lambda: name_is_gone(hub, path), "the ended server and its name are gone", timeout=30)
+    await hub.start_server("ada", name="bench-n1")
+    await hub.stop_server("ada", "bench-n1")
+    assert "Unhandled error" not in hub.log_text()
+
+
+async def name_is_gone(hub: HubProcess, path: str) -> bool:
+    """Whether the Hub knows no server of this name."""
+    _, body = await hub.api("GET", "/users/ada?include_stopped_servers=1")
+    return path.rpartition("/")[2] not in body["servers"]
+
+
+@contextmanager
+def frozen_proxy(hub: HubProcess) -> Iterator[None]:
+    """Let the proxy answer nothing for as long as the block runs."""
+    (proxy,) = [process for process in hub.processes() if "configurable-http-proxy" in " ".join(process.cmdline())]
+    proxy.suspend()
+    try:
+        yield
+    finally:
+        proxy.resume()
 
 
 async def model_of(hub: HubProcess, user: str) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,14 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let every test have a runtime directory of its own."""
     path = tmp_path / "runtime"
     monkeypatch.setenv("AGENTFARM_RUNTIME_DIR", str(path))
+    accounts_are(monkeypatch, BENCHMARK_USER)
     return path
+
+
+def accounts_are(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let the Hub's machine have these accounts."""
+    accounts = SimpleNamespace(getpwnam={name: name for name in names}.__getitem__)
+    monkeypatch.setattr("jupyterhub_agentfarm.accounts.pwd", accounts)
 
 
 def roles_of(c: Config) -> dict[str, dict[str, Any]]:
@@ -101,7 +110,7 @@ def test_another_spawner_is_warned_of() -> None:
 
 
 def test_a_second_call_changes_nothing() -> None:
-    """The services read the same file; two calls are as one."""
+    """Others read the same file; two calls are as one."""
     c = Config()
     configure(c)
     first = c.copy()
@@ -113,20 +122,40 @@ def test_a_second_call_changes_nothing() -> None:
     assert roles_of(c) == roles_of(first)
 
 
+def test_a_group_can_be_given_the_admins_role() -> None:
+    """A role of that name that only says who has it gets the farm's scopes; one that has scopes keeps them."""
+    c = Config()
+    c.Authenticator.admin_users = {"ada"}
+    c.JupyterHub.load_roles = [{"name": "agentfarm-admin", "groups": ["ops"], "users": ["bob"]}]
+    configure(c)
+    role = roles_of(c)["agentfarm-admin"]
+    assert (role["groups"], role["users"]) == (["ops"], ["bob", "ada"])
+    assert set(CUSTOM_SCOPES) < set(role["scopes"])
+    own = Config()
+    own.JupyterHub.load_roles = [{"name": "agentfarm-admin", "scopes": ["self"]}]
+    configure(own)
+    assert roles_of(own)["agentfarm-admin"] == {"name": "agentfarm-admin", "scopes": ["self"]}
+
+
 def test_services_get_the_environment_but_no_password(monkeypatch: pytest.MonkeyPatch, runtime: Path) -> None:
-    """What the configuration file reads reaches the services, the password does not."""
-    monkeypatch.setenv("AGENTFARM_NODES", "/etc/nodes.json")
+    """What the services read reaches them, with the ways to keys and PostgreSQL; passwords and the rest do not."""
+    monkeypatch.setenv("AGENTFARM_TELEMETRY", "x")
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/run/agent")
+    monkeypatch.setenv("PGPASSFILE", "/etc/pgpass")
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    monkeypatch.setenv("OAUTH_SECRET", "secret")
     monkeypatch.setenv("AGENTFARM_DEMO_PASSWORD", "secret")
     monkeypatch.setenv("AGENTFARM_CONTROLLER_PORT", "18101")
     c = Config()
     configure(c, services=("agentfarm",), proxy_url="http://proxy")
     (service,) = c.JupyterHub.services
     assert service["url"].endswith(":18101")
-    assert service["environment"]["AGENTFARM_NODES"] == "/etc/nodes.json"
+    assert service["environment"]["AGENTFARM_TELEMETRY"] == "x"
+    assert service["environment"]["SSH_AUTH_SOCK"] == "/run/agent"
+    assert service["environment"]["PGPASSFILE"] == "/etc/pgpass"
     assert service["environment"]["AGENTFARM_PROXY_URL"] == "http://proxy"
     assert service["environment"]["AGENTFARM_RUNTIME_DIR"] == str(runtime)
     assert "secret" not in str(service)
-    assert service["command"][-2:] == ["--config", __file__]
 
 
 def test_an_external_controller_needs_its_token() -> None:
@@ -180,7 +209,63 @@ def test_the_reference_configuration_loads_without_warnings(tmp_path: Path, monk
     monkeypatch.setenv("AGENTFARM_PORT", "18000")
     c = PyFileConfigLoader(str(share_path("jupyterhub_config.py"))).load_config()
     assert c.JupyterHub.bind_url == "http://:18000"
+    assert "allow_all" not in c.Authenticator
     assert c.Inventory.nodes == [{"name": "n1", "host": "127.0.0.11"}]
-    command = services_of(c)["agentfarm"]["command"]
-    assert command[-2:] == ["--config", str(share_path("jupyterhub_config.py"))]
+    for service in services_of(c).values():
+        given = json.loads(Path(service["command"][-1]).read_text())
+        assert given["Inventory"]["nodes"] == [{"name": "n1", "host": "127.0.0.11"}]
     assert services_of(c)["benchmark"]["environment"]["AGENTFARM_PROXY_URL"] == "http://127.0.0.1:18000"
+
+
+def test_everybody_may_log_in_with_the_demos_password_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference lets in whom it names, and anybody where the demo's password is set."""
+    monkeypatch.setenv("AGENTFARM_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("AGENTFARM_DEMO_PASSWORD", "secret")
+    c = PyFileConfigLoader(str(share_path("jupyterhub_config.py"))).load_config()
+    assert (c.Authenticator.allow_all, c.JupyterHub.authenticator_class) == (True, "dummy")
+
+
+@pytest.mark.parametrize("authenticator", [None, "pam", "jupyterhub.auth.PAMAuthenticator"])
+def test_pam_wants_an_account_for_the_benchmark_user(
+    authenticator: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JupyterHub would end with a traceback; the operator reads what to do instead."""
+    accounts_are(monkeypatch, "ada")
+    c = Config()
+    if authenticator is not None:
+        c.JupyterHub.authenticator_class = authenticator
+
+    with pytest.raises(ConfigError, match=r"'benchmark'.*adduser --system --no-create-home benchmark"):
+        configure(c)
+
+
+def test_another_account_can_be_the_benchmark_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Role, group and the service's own option name the same user."""
+    accounts_are(monkeypatch, "bench")
+    c = Config()
+    configure(c, benchmark_user="bench")
+
+    assert c.JupyterHub.load_groups == {"agentfarm-benchmark": {"users": ["bench"]}}
+    assert "servers!user=bench" in roles_of(c)["agentfarm-benchmark"]["scopes"]
+    assert c.NodeServers.hub_user == "bench"
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value"),
+    [
+        ("JupyterHub", "authenticator_class", "dummy"),
+        ("JupyterHub", "authenticator_class", "jupyterhub.auth.DummyAuthenticator"),
+        ("LocalAuthenticator", "create_system_users", True),
+        ("PAMAuthenticator", "create_system_users", True),
+    ],
+)
+def test_no_account_is_wanted_where_the_hub_wants_none(
+    section: str, option: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Authenticators that are not local, and those that make accounts themselves, take any name."""
+    accounts_are(monkeypatch)
+    c = Config()
+    c[section][option] = value
+    configure(c)
+
+    assert c.JupyterHub.spawner_class == "agentfarm"

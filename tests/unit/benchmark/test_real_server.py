@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from unit.runs.conftest import TOKEN, Server
+from jupyter_server_process import TOKEN, Server
 
 from jupyterhub_agentfarm.benchmark.cases import CaseOnNode
 from jupyterhub_agentfarm.benchmark.notebooks import Patience, ServerRuns

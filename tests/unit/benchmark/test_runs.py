@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy.exc
 from benchmark_world import World, make_view
 from waiting import eventually
 
@@ -295,3 +297,61 @@ async def test_a_follower_that_goes_away_is_forgotten(bench: Bench, world: World
     await asyncio.wait_for(anext(events), 5)
     await events.aclose()
     assert run.id not in bench._followers._queues
+
+
+# ---- a database that fails ---------------------------------------------------------------------------------------
+
+
+class FailsAtFirst:
+    """A method of the store that raises what a full disk does, `times` times, and then works."""
+
+    def __init__(self, method: Any, times: float) -> None:
+        self._method, self.left = method, times
+
+    async def __call__(self, *args: Any) -> Any:
+        """Fail, or do it."""
+        if self.left > 0:
+            self.left -= 1
+            raise sqlalchemy.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
+        return await self._method(*args)
+
+
+async def test_samples_that_cannot_be_kept_cost_no_run(bench: Bench, world: World) -> None:
+    """A database that takes no samples loses these, and neither the run nor its end; no server is left."""
+    bench.store.add_samples = FailsAtFirst(bench.store.add_samples, math.inf)  # type: ignore[method-assign]
+    run, results = await go(bench)
+    assert run.state == "completed"
+    assert {result.outcome for result in results.values()} == {"succeeded"}
+    assert world.servers == {}
+
+
+async def test_a_fault_of_the_sampler_leaves_no_server(
+    bench: Bench, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong with the samples, the servers are stopped and the run ends visibly."""
+
+    def broken(*_: Any) -> list[Sample]:
+        raise ValueError("no such figure")
+
+    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.runner.take_samples", broken)
+    run, _ = await go(bench)
+    assert run.state == "failed"
+    assert len(world.happened("start")) == 3
+    assert world.servers == {}
+
+
+async def test_the_end_of_a_run_is_written_when_the_database_is_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose report and end the database does not take at first ends all the same, and its followers with it."""
+    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.bench.SAVE_FIRST_PAUSE_SECONDS", 0.01)
+    run = await bench.start(RunRequest("tiny"), "ada")
+    events = await bench.follow(run.id)
+    await eventually(lambda: bench._runner and bench._runner.run.state == "running", "the run is going")
+    saving = FailsAtFirst(bench.store.save, 3)
+    bench.store.save = saving  # type: ignore[method-assign]
+    bench.store.samples = FailsAtFirst(bench.store.samples, math.inf)  # type: ignore[method-assign]
+    async with asyncio.timeout(20):
+        last = [event async for event in events][-1]
+    assert (await finished(bench, run.id)).state == "completed"
+    assert (saving.left, last[1]["state"]) == (0, "completed")

@@ -16,8 +16,9 @@ import pytest
 from benchmark_world import World
 from waiting import eventually
 
+from jupyterhub_agentfarm.benchmark.app import BenchmarkApp
 from jupyterhub_agentfarm.benchmark.client import BenchmarkClient
-from jupyterhub_agentfarm.errors import ConflictError, FarmUnavailable, InvalidField, NotFoundError
+from jupyterhub_agentfarm.errors import ConfigError, ConflictError, FarmUnavailable, InvalidField, NotFoundError
 from jupyterhub_agentfarm.services import local
 
 SUITE = """
@@ -178,3 +179,15 @@ async def test_the_service_is_killed_in_the_middle(service: Service, world: Worl
         await eventually(lambda: world.servers == {}, "the servers are stopped")
     finally:
         await client.aclose()
+
+
+async def test_a_database_that_cannot_be_used_names_the_benchmarks_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says which option to change: the benchmark's, not the controller's."""
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "t")
+    monkeypatch.setenv("JUPYTERHUB_API_URL", "http://127.0.0.1:9/hub/api")
+    app = BenchmarkApp(runtime_dir=str(tmp_path), db_url="mysql://h/d")
+    with pytest.raises(ConfigError, match=r"^BenchmarkApp\.db_url must be a URL"):
+        await app.open()
+    await app.close()

@@ -18,6 +18,7 @@ from jupyterhub_agentfarm.cli import main
 from jupyterhub_agentfarm.models import NodeSpec
 from jupyterhub_agentfarm.protocol import PROTOCOL_VERSION
 from jupyterhub_agentfarm.records import from_json, to_json
+from jupyterhub_agentfarm.server.versions import environment
 from jupyterhub_agentfarm.services import local
 
 FINGERPRINT = "SHA256:Zm9ydHktdHdvIGlzIHRoZSBhbnN3ZXI"
@@ -63,6 +64,7 @@ class Controller:
     leases: list[dict[str, Any]] = field(default_factory=list)
     queue: list[dict[str, Any]] = field(default_factory=list)
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=lambda: to_json(environment()))
     #: State in which an added node is.
     added_state: str = "ready"
 
@@ -99,6 +101,9 @@ class _Handler(web.RequestHandler):
             self.finish({"leases": self.farm.leases})
         elif self.path == "queue":
             self.finish({"queue": self.farm.queue})
+        elif self.path.endswith("/environment"):
+            self.farm.view(self.path.split("/")[1])
+            self.finish(self.farm.environment)
         else:
             self.finish(self.farm.view(self.path.removeprefix("nodes/")))
 
@@ -113,7 +118,7 @@ class _Handler(web.RequestHandler):
             self.finish(self.farm.nodes[spec.name])
         else:
             _, name, verb = self.path.split("/")
-            status = {"cordon": "cordoned", "uncordon": "ready", "drain": "draining"}[verb]
+            status = {"cordon": "cordoned", "uncordon": "ready", "restart-noded": "ready", "drain": "draining"}[verb]
             self.farm.nodes[name] = self.farm.view(name) | {"status": status}
             self.finish(self.farm.nodes[name])
 

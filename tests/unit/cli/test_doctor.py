@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jupyterhub_agentfarm import __version__
+from jupyterhub_agentfarm.cli.environment_checks import check_environment
 from jupyterhub_agentfarm.cli.node_checks import check_node
 from jupyterhub_agentfarm.cli.site_checks import check_databases, check_runtime_dir, hub_url, read_config
+from jupyterhub_agentfarm.errors import NodeUnreachable, RemoteCommandFailed
+from jupyterhub_agentfarm.server.versions import environment
 
+HERE = replace(environment(), jupyterhub="6.1.1")
 DISK = {"mountpoint": "/", "size_bytes": 2**40, "avail_bytes": 2**29}
 
 
@@ -54,6 +59,45 @@ def test_one_fault(node_view: Any, changes: dict[str, Any], check: str, level: s
     bad = [finding for finding in findings if finding.level != "ok"]
     assert [(f.check, f.level, f.message) for f in bad] == [(f"node a: {check}", level, said)]
     assert bad[0].mend
+
+
+_GONE = RemoteCommandFailed("a", "py -m x", 1, "py: No module named 'jupyterhub_agentfarm'")
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "said", "mend"),
+    [
+        (HERE, "ok", f"JupyterHub {HERE.jupyterhub}, Jupyter Server {HERE.jupyter_server} on Python {HERE.python}", ""),
+        (_GONE, "fail",
+         "server_python (/opt/py) on node a has no jupyterhub-agentfarm[server] of this version: install it there",
+         "run `/opt/py -m pip install"),
+        (RemoteCommandFailed("a", "py", 127, "not found"), "fail", "server_python (/opt/py) on node a cannot be run",
+         "set server_python"),
+        (NodeUnreachable("a", "no route"), "warn", "could not be asked: node a: no route", "run the doctor again"),
+        (replace(HERE, jupyter_server=None, nbclient=None), "fail", "/opt/py lacks jupyter_server, nbclient",
+         "jupyterhub-agentfarm[server]=="),
+        (replace(HERE, runs=False), "fail", "/opt/py lacks the extension jupyterhub_agentfarm.runs", "pip install"),
+        (replace(HERE, jupyterhub="5.4.1"), "fail", "JupyterHub is 5.4.1 there and 6.1.1 here", "'jupyterhub==6.*'"),
+        (replace(HERE, agentfarm="0.0.1"), "warn", f"jupyterhub-agentfarm is 0.0.1 there and {__version__} here",
+         "pip install"),
+    ],
+)  # fmt: skip
+def test_the_environment_of_servers(node_view: Any, found: Any, level: str, said: str, mend: str) -> None:
+    """What a node's servers start from must be complete and of the Hub's major version; each finding has its mend."""
+    node = node_view("a")
+    node["spec"]["server_python"] = "/opt/py"
+    finding = check_environment(node, found, "6.1.1")
+    assert (finding.check, finding.level) == ("node a: servers", level)
+    assert finding.message.startswith(said)
+    assert mend in finding.mend
+    assert bool(mend) == bool(finding.mend)
+
+
+async def test_only_nodes_that_are_ready_are_asked(controller: Any, agentfarm: Any, node_view: Any) -> None:
+    """A node that is down is not asked what its servers start from; one that is ready is."""
+    controller.nodes = {"a": node_view("a"), "b": node_view("b", state="down", status="down")}
+    await agentfarm("doctor")
+    assert [path for _, path, _ in controller.asked if path.endswith("environment")] == ["nodes/a/environment"]
 
 
 def test_foreign_processes(node_view: Any) -> None:
@@ -127,7 +171,7 @@ def test_hub_url(settings: dict[str, Any], url: str) -> None:
 async def test_the_command(controller: Any, agentfarm: Any, node_view: Any, runtime_dir: Path, tmp_path: Path) -> None:
     """Findings go to stdout with their mends; a failure is status 1; --json has them all."""
     controller.nodes = {"a": node_view("a", clock_skew_seconds=5.0)}
-    config = tmp_path / "none.py"
+    config, here = tmp_path / "none.py", environment()
     ended = await agentfarm("doctor", "-f", str(config))
     where = json.loads((runtime_dir / "agentfarm.json").read_text())["url"].removeprefix("http://").rstrip("/")
     assert ended.out == (
@@ -145,10 +189,12 @@ async def test_the_command(controller: Any, agentfarm: Any, node_view: Any, runt
         "      -> run a time service on both, such as chrony or systemd-timesyncd\n"
         "ok    node a: disk: at least 1.0G free everywhere\n"
         "ok    node a: gpus: 1 GPUs\n"
+        f"ok    node a: servers: JupyterHub {here.jupyterhub}, Jupyter Server {here.jupyter_server} on Python "
+        f"{here.python}\n"
     )
-    assert (ended.status, ended.err) == (1, "agentfarm: 1 of 12 checks failed\n")
+    assert (ended.status, ended.err) == (1, "agentfarm: 1 of 13 checks failed\n")
     findings = json.loads((await agentfarm("doctor", "-f", str(config), "--json")).out)["findings"]
-    assert len(findings) == 12
+    assert len(findings) == 13
     assert [f for f in findings if f["level"] == "fail"][0]["mend"].startswith("run a time service")  # noqa: RUF015
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jupyterhub_agentfarm import __version__
 from jupyterhub_agentfarm.cli.enrol import split_address
 from jupyterhub_agentfarm.errors import InvalidField
 
@@ -108,6 +109,15 @@ async def test_cordon_drain_uncordon(three: Any, agentfarm: Any) -> None:
         "a is draining.\n",
         "a is ready.\n",
     ]
+
+
+async def test_restart_noded(three: Any, agentfarm: Any) -> None:
+    """The controller is asked to, and the version that runs then is said; a node that is not back is said too."""
+    ended = await agentfarm("nodes", "restart-noded", "a")
+    away = await agentfarm("nodes", "restart-noded", "c")
+    assert three.asked == [("POST", "nodes/a/restart-noded", {}), ("POST", "nodes/c/restart-noded", {})]
+    assert ended.out == f"noded on a was started anew (version {__version__}); servers went on.\n"
+    assert away.out == "noded on c was started anew (the node is unreachable: no route); servers went on.\n"
 
 
 async def test_drain_waits(three: Any, agentfarm: Any) -> None:

@@ -74,9 +74,11 @@ NEEDS = [
     ("POST", "nodes/scan", NODES_MANAGE),
     ("GET", "nodes/a", NODES_READ),
     ("DELETE", "nodes/a", NODES_MANAGE),
+    ("GET", "nodes/a/environment", NODES_MANAGE),
     ("POST", "nodes/a/cordon", NODES_MANAGE),
     ("POST", "nodes/a/uncordon", NODES_MANAGE),
     ("POST", "nodes/a/drain", NODES_MANAGE),
+    ("POST", "nodes/a/restart-noded", NODES_MANAGE),
     ("POST", "leases", LEASES_MANAGE),
     ("POST", "leases/" + "0" * 32 + "/launch", LEASES_MANAGE),
     ("GET", "queue", NODES_READ),
@@ -94,6 +96,7 @@ async def test_scopes(farm: Controller, hub: HubDouble, method: str, path: str, 
     status, error = await call(farm, method, path, hub.token("eve", *others))
     assert (status, error["reason"]) == (403, "forbidden")
     assert scope in error["message"]
+    assert "the role agentfarm-admin" in error["message"]
     status, error = await call(farm, method, path, hub.token("eve", scope, service="other"))
     assert (status, error["message"]) == (403, "eve has no access to the service agentfarm")
 

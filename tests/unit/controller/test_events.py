@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from jupyterhub_agentfarm.controller.events import MAX_BEHIND, Broadcast
-from jupyterhub_agentfarm.controller.tasks import Tasks
 
 
 async def test_latest_only() -> None:
@@ -34,27 +31,3 @@ async def test_too_slow() -> None:
     other = broadcast.follow()
     broadcast.tell("queue")
     assert (await anext(other))[0] == ("queue", "")
-
-
-async def test_tasks_are_owned(caplog: pytest.LogCaptureFixture) -> None:
-    """One task of each name runs, a fault is logged, and closing ends all."""
-    tasks, begun = Tasks(), []
-
-    async def work(number: int) -> None:
-        begun.append(number)
-        await asyncio.Event().wait()
-
-    async def fail() -> None:
-        raise ValueError("boom")
-
-    tasks.start("a", work(1))
-    tasks.start("a", work(2))
-    tasks.start("b", fail())
-    await asyncio.sleep(0)
-    tasks.start("a", work(3), replace=True)
-    await asyncio.sleep(0)
-    assert begun == [1, 3]
-    await tasks.aclose()
-    await tasks.aclose()
-    assert "b failed" in caplog.text
-    assert len(asyncio.all_tasks()) == 1

@@ -5,40 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import signal
+import sys
 import time
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import aiohttp
 import pytest
-from controllers import Controller, controller, gpu_nodes, order
+from controllers import SERVER, alive, controller, gpu_nodes, order, ready, state
 from node_records import request
-from waiting import eventually
 
-from jupyterhub_agentfarm.errors import ConflictError, LaunchFailed, NodedError, NotFoundError
+from jupyterhub_agentfarm.errors import (
+    ConflictError,
+    LaunchFailed,
+    NodedError,
+    NotFoundError,
+    RemoteCommandFailed,
+    TransportError,
+)
 from jupyterhub_agentfarm.models import Lease
-
-
-async def ready(farm: Controller, count: int) -> None:
-    """Wait until this many nodes are eligible and have reported."""
-
-    async def eligible() -> bool:
-        nodes = await farm.client.nodes()
-        checked = [farm.app.farm._reconciler.is_reconciled(node["name"]) for node in nodes]
-        return sum(node["eligible"] and node["telemetry"] is not None for node in nodes) == count and all(checked)
-
-    await eventually(eligible, f"{count} nodes are ready", timeout=30)
-
-
-async def state(farm: Controller, lease: Lease, wanted: str, timeout: float = 10) -> Lease:
-    """Wait until a lease is in a state; return it."""
-
-    async def reached() -> Lease | None:
-        now = await farm.client.lease(lease.id)
-        return now if now.state == wanted else None
-
-    found: Lease = await eventually(reached, f"the lease is {wanted}", timeout)
-    return found
+from jupyterhub_agentfarm.spawner.watch import exit_status
 
 
 async def fetch(url: str | None) -> str:
@@ -51,15 +40,6 @@ async def fetch(url: str | None) -> str:
 def stored_in(directory: Path) -> bytes:
     """Return all that the database's files hold."""
     return b"".join(path.read_bytes() for path in directory.glob("farm.sqlite*"))
-
-
-def alive(lease: Lease) -> bool:
-    """Whether the lease's process is there (and no zombie)."""
-    assert lease.server is not None
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{lease.server.pid}/status").read_text()
-    except FileNotFoundError:
-        return False
 
 
 async def test_three_gpus_four_users(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -103,11 +83,60 @@ async def test_a_killed_server_releases_its_lease(tmp_path: Path) -> None:
         os.kill(lease.server.pid, signal.SIGKILL)
         ended = await state(farm, lease, "released")
         assert ended.detail == "the server was killed by signal 9"
+        assert exit_status(ended) == 128 + 9
         assert (await state(farm, waiting, "granted", timeout=1)).gpus == lease.gpus
         assert "serving" in await farm.client.log(lease.id)
         with pytest.raises(ConflictError, match="cannot be launched: the server was killed by signal 9"):
             await farm.client.launch(lease.id, order())
         await farm.client.release(waiting.id)
+
+
+async def test_a_servers_exit_status_is_kept(tmp_path: Path) -> None:
+    """The lease of a server that ends by itself says with which status: in the event, and afterwards."""
+    command = ("{python}", "-c", SERVER.replace("do_GET(self):", "do_GET(self):\n        os._exit(7)"))
+    async with gpu_nodes("a") as nodes, controller(tmp_path, *nodes) as farm:
+        await ready(farm, 1)
+        told: list[Lease] = []
+        farm.app.farm.book.on_change = told.append
+        lease = await farm.client.launch((await farm.client.place(request(gpus=1))).id, order(command))
+        with pytest.raises(aiohttp.ClientError):
+            await fetch(lease.url)
+        ended = await state(farm, lease, "released")
+        assert (exit_status(ended), ended.detail) == (7, "the server exited with status 7")
+        assert [exit_status(each) for each in told if not each.alive] == [7]
+
+
+async def test_an_exit_that_nobody_heard_of(tmp_path: Path) -> None:
+    """A server that ended while the controller was down has its exit status in the lease all the same."""
+    async with gpu_nodes("a") as nodes:
+        async with controller(tmp_path, *nodes) as farm:
+            await ready(farm, 1)
+            lease = await farm.client.launch((await farm.client.place(request(gpus=1))).id, order())
+        assert lease.server is not None
+        os.kill(lease.server.pid, signal.SIGKILL)
+        async with controller(tmp_path, *nodes) as farm:
+            assert exit_status(await state(farm, lease, "released")) == 128 + 9
+
+
+async def test_the_environment_of_servers(tmp_path: Path) -> None:
+    """A node tells the versions that its servers start from; a Python without ours is a failure that says so."""
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    bare.chmod(0o755)
+    async with gpu_nodes("a", "b", "c") as nodes:
+        nodes[1].spec = replace(nodes[1].spec, server_python=str(bare))
+        nodes[2].spec = replace(nodes[2].spec, server_python="/bin/echo")
+        async with controller(tmp_path, *nodes) as farm:
+            await ready(farm, 3)
+            found = await farm.client.environment("a")
+            assert (found.python, found.runs) == (platform.python_version(), True)
+            assert (found.agentfarm, found.jupyterhub) == (version("jupyterhub-agentfarm"), version("jupyterhub"))
+            with pytest.raises(RemoteCommandFailed) as caught:
+                await farm.client.environment("b")
+            assert (caught.value.node, caught.value.exit_status) == ("b", 1)
+            assert "No module named 'jupyterhub_agentfarm'" in caught.value.stderr
+            with pytest.raises(TransportError, match="no list of versions"):
+                await farm.client.environment("c")
 
 
 async def test_a_restart_of_the_controller(tmp_path: Path) -> None:
@@ -212,7 +241,7 @@ async def test_drain_with_deadline(tmp_path: Path) -> None:
         begun = time.time()
         node = await farm.client.drain("a", "new disks", 0.3)
         assert (node["status"], node["eligible"]) == ("draining", False)
-        assert (await farm.client.place(request("bob", gpus=1))).detail == "a is draining: new disks"
+        assert (await farm.client.place(request("bob", gpus=1))).detail == "a: is draining: new disks"
         ended = await state(farm, lease, "released", timeout=20)
         assert ended.detail == "node a was drained: new disks"
         assert time.time() - begun >= 0.3

@@ -116,6 +116,19 @@ def test_a_bad_url_names_the_option(url: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
+async def test_messages_name_the_option_of_the_service(tmp_path: Path) -> None:
+    """Whose database cannot be used is in every message: the benchmark's is not the controller's."""
+    with pytest.raises(ConfigError, match=r"^BenchmarkApp\.db_url must be a URL"):
+        Database("mysql://h/d", "BenchmarkApp.db_url")
+    (tmp_path / "a.sqlite").write_text("no database " * 100)
+    database = Database(f"sqlite:///{tmp_path}/a.sqlite", "BenchmarkApp.db_url")
+    with pytest.raises(ConfigError, match=r"^BenchmarkApp\.db_url: "):
+        await database.open()
+    with pytest.raises(FarmUnavailable, match=r"BenchmarkApp\.db_url is not open yet"):
+        await database.run(count)
+    await database.aclose()
+
+
 def test_postgresql_goes_through_psycopg() -> None:
     """The plain form of the URL works with the driver of the `postgresql` extra."""
     assert parse_url("postgresql://u@h/d").drivername == "postgresql+psycopg"
@@ -131,6 +144,28 @@ async def test_a_database_that_cannot_be_reached_names_the_option(tmp_path: Path
         assert "s3cret" not in str(caught.value)
         assert "s3cret" not in repr(database)
         await database.aclose()
+
+
+async def test_cancelling_undoes_only_what_has_not_begun(tmp_path: Path) -> None:
+    """The transaction of a cancelled caller is committed when it had begun, and never begins when it had not."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(connection: Connection) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        insert(connection, "n1")
+
+    async with opened(tmp_path / "a.sqlite") as database:
+        runs = asyncio.create_task(database.run(slow))
+        await asyncio.to_thread(begun.wait, 10)
+        waits = asyncio.create_task(database.run(lambda connection: insert(connection, "n2")))
+        await asyncio.sleep(0)
+        for task in (runs, waits):
+            task.cancel()
+        await asyncio.wait([runs, waits])
+        go_on.set()
+        names = await database.run(lambda connection: list(connection.execute(sa.select(node_marks.c.name)).scalars()))
+        assert names == ["n1"]
 
 
 async def test_a_closed_database_says_so(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ KEY = " ".join(asyncssh.generate_private_key("ssh-ed25519").export_public_key().
         ([{"name": "n1", "host": "h", "colour": 1}], "Inventory.nodes[0].colour"),
         ([{"name": "n1", "host": "h", "labels": {"room": 1}}], "Inventory.nodes[0].labels.room"),
         ([{"name": "n1", "host": "h", "host_key": "nonsense"}], "Inventory.nodes[0].host_key"),
+        ([{"name": "n1", "host": "h", "noded_args": ["telemetry-interval=5"]}], "Inventory.nodes[0].noded_args"),
+        ([{"name": "n1", "host": "h", "noded_args": ["--stop"]}], "Inventory.nodes[0].noded_args"),
+        ([{"name": "n1", "host": "h", "noded_args": ["--state-dir=/s"]}], "Inventory.nodes[0].noded_args"),
         ([{"name": "n1", "host": "h"}] * 2, "Inventory.nodes[1].name"),
     ],
 )
@@ -44,8 +47,11 @@ def test_a_mistake_names_entry_and_field(entries: list[dict[str, Any]], field: s
 
 
 def test_good_entries_become_specs() -> None:
-    """Every field may be given; ports may be a list."""
-    (spec,) = parse_nodes([{"name": "n1", "host": "h", "host_key": KEY, "port_range": [40000, 40999]}])
+    """Every field may be given; ports and noded's options may be lists."""
+    options = ["--telemetry-interval=5", "--NodedApp.mountpoints=/data"]
+    given = {"name": "n1", "host": "h", "host_key": KEY, "port_range": [40000, 40999], "noded_args": options}
+    (spec,) = parse_nodes([given])
+    assert spec.noded_args == tuple(options)
     assert spec.host_key == KEY
     assert spec.port_range == (40000, 40999)
 

@@ -17,7 +17,11 @@ import pytest
 from noded_process import connect
 from waiting import eventually
 
-from jupyterhub_agentfarm.noded import procfs
+from jupyterhub_agentfarm.errors import ConflictError
+from jupyterhub_agentfarm.noded import ending, procfs
+from jupyterhub_agentfarm.noded import ensure as ensure_module
+from jupyterhub_agentfarm.noded.app import NodedApp
+from jupyterhub_agentfarm.protocol import PROTOCOL_VERSION
 
 
 @pytest.fixture
@@ -36,9 +40,14 @@ async def state_dir() -> AsyncIterator[Path]:
 
 
 async def ensure(state_dir: Path, **options: object) -> tuple[int, str, str]:
-    """Run `--ensure` in a session of its own; return status and output, which ends when all holders closed it."""
+    """Run `--ensure`; see :func:`noded`."""
+    return await noded("--ensure", state_dir, **options)
+
+
+async def noded(flag: str, state_dir: Path, **options: object) -> tuple[int, str, str]:
+    """Run noded in a session of its own; return status and output, which ends when all holders closed it."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "jupyterhub_agentfarm.noded", "--ensure", f"--state-dir={state_dir}"),
+        *(sys.executable, "-m", "jupyterhub_agentfarm.noded", flag, f"--state-dir={state_dir}"),
         *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -66,6 +75,35 @@ async def test_it_starts_one_that_survives_and_finds_it_again(state_dir: Path) -
     assert stat.S_IMODE((state_dir / "noded.log").stat().st_mode) == 0o600
 
 
+async def test_stop_ends_the_one_that_runs(state_dir: Path) -> None:
+    """`--stop` names the process, which is gone then; where none runs it says so."""
+    pid = json.loads((await ensure(state_dir))[1])["pid"]
+    process = procfs.read(pid)
+    assert process
+    assert json.loads((await noded("--stop", state_dir))[1]) == {"pid": pid}
+    now = procfs.read(pid)
+    assert now is None or now.zombie or now.start_ticks != process.start_ticks
+    status, out, err = await noded("--stop", state_dir)
+    assert (status, json.loads(out), err) == (0, {"pid": None}, "")
+
+
+async def test_stop_ends_one_that_hangs(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A noded on which SIGTERM has no effect is killed, so that another one can take its place."""
+    monkeypatch.setattr(ending, "_PATIENCE_SECONDS", 0.2)
+    pid = json.loads((await ensure(state_dir))[1])["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    assert await asyncio.to_thread(ending.end_running, state_dir / "noded.sock") == pid
+    assert json.loads((await ensure(state_dir))[1])["pid"] != pid
+
+
+def test_filesystems_that_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default those of the root, the home and the state directory are, each once, also before they are made."""
+    monkeypatch.setenv("HOME", "/")
+    assert NodedApp(state_dir="/proc/none/yet").mountpoints == ["/", "/proc"]
+    monkeypatch.setenv("HOME", "/proc/self")
+    assert NodedApp(state_dir="/").mountpoints == ["/", "/proc"]
+
+
 async def test_several_at_once_start_one(state_dir: Path) -> None:
     """Of five at the same moment all succeed and name the same process."""
     results = await asyncio.gather(*(ensure(state_dir) for _ in range(5)))
@@ -89,6 +127,35 @@ async def test_a_failure_is_one_sentence(state_dir: Path) -> None:
     assert (status, out) == (1, "")
     assert "shorter --state-dir" in err
     assert len(err.splitlines()) == 1
+
+
+async def test_a_noded_that_hangs_is_said_so(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that holds the directory and does not answer cannot be replaced; the failure tells what to do."""
+    monkeypatch.setattr(ensure_module, "_DEADLINE_SECONDS", 3)
+    monkeypatch.setattr(ensure_module, "_ANSWER_SECONDS", 0.2)
+    pid = json.loads((await ensure(state_dir))[1])["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ConflictError, match="hangs or is stopped"):
+            await asyncio.to_thread(
+                ensure_module.ensure, state_dir / "noded.sock", [f"--state-dir={state_dir}", "--log-level=WARN"]
+            )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_noded_of_another_protocol_is_left_alone(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that refuses our version of the protocol, also one that we just started, is neither killed nor doubled."""
+    monkeypatch.setattr(ensure_module, "PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
+    arguments = [f"--state-dir={state_dir}"]
+    assert await asyncio.to_thread(ensure_module.ensure, state_dir / "noded.sock", arguments) == 0
+    client = await connect(state_dir / "noded.sock")
+    pid = (await client.call("hello", {"protocol": PROTOCOL_VERSION}))["pid"]
+    await client.close()
+    assert await asyncio.to_thread(ensure_module.ensure, state_dir / "noded.sock", arguments) == 0
+    process = procfs.read(pid)
+    assert process
+    assert not process.zombie
 
 
 async def test_a_second_daemon_gives_up(state_dir: Path) -> None:

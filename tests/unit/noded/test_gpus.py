@@ -157,6 +157,19 @@ async def test_foreign_processes_are_told_from_servers(nvml: FakeNvml, stranger:
     assert telemetry["gpus"][0]["foreign_pids"] == [stranger]
 
 
+async def test_a_server_on_a_gpu_of_another_is_foreign_there(nvml: FakeNvml) -> None:
+    """A server is at home on the GPU it leased only: on any other it works past the farm, as anybody would."""
+    nvml.set(count=2, gpu1__uuid="GPU-bbbb", gpu1__name="Other", gpu1__pids="", gpu1__mig=0)
+    async with running_noded(env=nvml.environment) as noded:
+        await noded.call("telemetry")
+        one = (await noded.launch("a", gpus=["GPU-aaaa"]))["pid"]
+        none = (await noded.launch("b"))["pid"]
+        nvml.set(gpu0__pids=f"{one},{none}", gpu1__pids=one)
+        telemetry = await report(noded, lambda t: len(t["gpus"][0]["pids"]) == 2, "all processes are seen")
+        nvml.set(gpu0__pids="", gpu1__pids="")
+    assert {gpu["uuid"]: gpu["foreign_pids"] for gpu in telemetry["gpus"]} == {"GPU-aaaa": [none], "GPU-bbbb": [one]}
+
+
 async def test_stop_says_when_the_gpu_is_really_free(nvml: FakeNvml) -> None:
     """A stop does not answer before NVML has dropped the server's processes from the GPU."""
     async with running_noded(env=nvml.environment) as noded:

@@ -10,6 +10,16 @@ import pytest
 from noded_process import NodedError, NodedProcess
 from waiting import eventually
 
+from jupyterhub_agentfarm.errors import LaunchFailed
+from jupyterhub_agentfarm.models import LaunchSpec
+from jupyterhub_agentfarm.noded import procfs, starting
+from jupyterhub_agentfarm.noded.cgroups import Cgroups
+from jupyterhub_agentfarm.noded.server import Server
+from jupyterhub_agentfarm.noded.store import Store
+from jupyterhub_agentfarm.noded.sweeping import SETTLE_SECONDS
+from jupyterhub_agentfarm.protocol import LAUNCH_SECONDS
+from jupyterhub_agentfarm.transport import noded_client
+
 BINDS_LATE = """
 import os, socket, time
 from urllib.parse import urlsplit
@@ -81,6 +91,16 @@ async def test_the_port_dies_with_the_server(noded: NodedProcess) -> None:
     await noded.call("stop", {"lease": "a"})
     with pytest.raises(ConnectionRefusedError):
         await ask(status["port"], "HOME")
+
+
+async def test_a_name_for_loopback_is_refused(noded: NodedProcess) -> None:
+    """A name that means the loopback, where nobody reaches a server, is refused; who says loopback means it."""
+    # 127.1 is no literal to Python and resolves to the loopback everywhere, as a node's name in /etc/hosts may.
+    with pytest.raises(NodedError, match="set the node's `address`") as failure:
+        await noded.launch("a", address="127.1")
+    assert failure.value.reason == "launch_failed"
+    for lease, address in (("b", "127.0.0.1"), ("c", "127.0.0.2"), ("d", "localhost")):
+        assert (await noded.launch(lease, address=address))["address"] == address
 
 
 async def test_a_port_range_is_kept(noded: NodedProcess) -> None:
@@ -234,6 +254,22 @@ async def test_a_server_that_binds_its_port_itself_is_waited_for(noded: NodedPro
     _, writer = await asyncio.open_connection("127.0.0.1", status["port"])
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_server_that_never_binds_fails_before_the_controller_gives_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The time for binding, and for the ends of two servers around it, fits into what a launch may take."""
+    assert starting._BIND_SECONDS + 2 * SETTLE_SECONDS < LAUNCH_SECONDS == noded_client.LAUNCH_SECONDS
+    monkeypatch.setattr(starting, "_BIND_SECONDS", 0.3)
+    starter = starting.Starter(Store(tmp_path), Cgroups(enabled=False), procfs.boot_id(), lambda _: None)
+    spec = LaunchSpec("a", 1, ("/bin/sleep", "1000"), {}, (), "127.0.0.1", "/", socket="port")
+    began: list[Server] = []
+    with pytest.raises(LaunchFailed, match="does not listen"):
+        async with asyncio.timeout(10):
+            await starter.start(spec, began.append)
+    began[0].terminate()
+    await began[0].exited.wait()
 
 
 async def test_a_taken_port_is_tried_again_with_another(noded: NodedProcess, tmp_path: Path) -> None:

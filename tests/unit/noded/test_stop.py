@@ -109,6 +109,19 @@ async def test_two_stops_share_one_end(noded: NodedProcess) -> None:
     assert results == [{"gone": True, "gpus_free": True}] * 4
 
 
+async def test_a_harder_stop_shortens_the_one_under_way(noded: NodedProcess) -> None:
+    """A stop with a shorter grace ends a server that ignores TERM; a longer one does not draw the end out."""
+    await noded.launch("a", IGNORES_TERM)
+    await ready(noded, "a")
+    patient = asyncio.create_task(noded.call("stop", {"lease": "a", "grace_seconds": 600}))
+    await noded.call("servers")
+    harder = asyncio.create_task(noded.call("stop", {"lease": "a", "grace_seconds": 0.1}))
+    await noded.call("servers")
+    longer = asyncio.create_task(noded.call("stop", {"lease": "a", "grace_seconds": 500}))
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(patient, harder, longer) == [{"gone": True, "gpus_free": True}] * 3
+
+
 async def test_forget_removes_an_ended_server_only(noded: NodedProcess) -> None:
     """A running server cannot be forgotten; an ended one leaves neither record nor log."""
     await noded.launch("a")

@@ -76,7 +76,7 @@ async def test_fourth_waits_and_is_served(database: Database) -> None:
     farm = Nodes(database, *one_gpu_each("a", "b", "c"))
     first, *_, fourth = [await farm.placement.place(request(f"u{i}", gpus=1)) for i in range(4)]
     assert (fourth.state, fourth.position) == ("waiting", 1)
-    assert fourth.detail.startswith("a needs 1 GPU, none is free; b needs 1 GPU, none is free")
+    assert fourth.detail.startswith("a: needs 1 GPU, none is free; b: needs 1 GPU, none is free")
     await farm.placement.advance()
     assert farm.book.get(fourth.id).state == "waiting"
     await farm.book.release(first.id, "stopped")
@@ -124,7 +124,7 @@ async def test_no_overtaking(database: Database) -> None:
     big = await farm.placement.place(request("u1", gpus=2, gpu_model="a100"))
     small = await farm.placement.place(request("u2", gpus=1, gpu_model="a100"))
     assert (big.position, small.position) == (1, 2)
-    assert small.detail == "a needs 1 GPU, what is free is kept for an earlier request"
+    assert small.detail == "a: needs 1 GPU, what is free is kept for an earlier request"
     other_model = await farm.placement.place(request("u3", gpus=1, gpu_model="t4"))
     without = await farm.placement.place(request("u4"))
     assert (other_model.gpus, without.state) == (("T-1",), "granted")
@@ -169,7 +169,7 @@ async def test_cordoned_node_is_waited_for(database: Database) -> None:
     farm = Nodes(database, *one_gpu_each("a"))
     farm.change("a", cordon=Mark("new fan", 0.0, "root"))
     lease = await farm.placement.place(request(gpus=1))
-    assert (lease.state, lease.detail) == ("waiting", "a is cordoned: new fan")
+    assert (lease.state, lease.detail) == ("waiting", "a: is cordoned: new fan")
     farm.change("a", cordon=None)
     await farm.placement.advance()
     assert farm.book.get(lease.id).state == "granted"
@@ -191,4 +191,4 @@ async def test_guarantees_of_the_past_count(database: Database) -> None:
     await farm.placement.place(request("u0", memory_gib=20))
     farm.change("a", reported_at=2e9)
     second = await farm.placement.place(request("u1", memory_gib=13))
-    assert second.detail == f"a needs 13 GiB of {32 * GIB // 2**30} GiB memory, 12 GiB are free"
+    assert second.detail == f"a: needs 13 GiB of {32 * GIB // 2**30} GiB memory, 12 GiB are free"

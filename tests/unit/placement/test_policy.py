@@ -76,7 +76,7 @@ def test_waiting_sentence() -> None:
     assert decision.node is None
     assert decision.later == ("n0", "n1", "n2", "n3", "n4")
     assert decision.waiting_for() == (
-        "n0 needs 1 GPU, none is free; n1 needs 1 GPU, none is free; n2 needs 1 GPU, none is free; "
+        "n0: needs 1 GPU, none is free; n1: needs 1 GPU, none is free; n2: needs 1 GPU, none is free; "
         "2 more nodes are busy"
     )
 

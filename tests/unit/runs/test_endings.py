@@ -8,9 +8,10 @@ import sys
 import time
 
 import pytest
+from jupyter_server_process import Server, notebook
 from waiting import eventually
 
-from .conftest import MakeServer, Server, notebook, processes_of, text_of
+from .conftest import MakeServer, processes_of, text_of
 
 _SLEEP = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
 #: A cell that no interrupt ends.

@@ -9,10 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+from jupyter_server_process import Server
 
 from jupyterhub_agentfarm.runs.events import EventFeed
-
-from .conftest import Server
 
 
 async def _follow(server: Server, run_id: str, stop_at: int | None = None, **headers: str) -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from jupyter_server_process import Server, notebook
 
-from .conftest import MakeServer, Server, notebook, processes_of, text_of
+from .conftest import MakeServer, processes_of, text_of
 
 
 async def test_a_notebook_is_executed_and_described(server: Server) -> None:

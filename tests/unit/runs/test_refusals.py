@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import pytest
-
-from .conftest import Server, notebook
+from jupyter_server_process import Server, notebook
 
 _CODE = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
 

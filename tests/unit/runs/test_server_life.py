@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from jupyter_server_process import Server, notebook
 from waiting import eventually
 
-from .conftest import MakeServer, Server, notebook, processes_of, text_of
+from .conftest import MakeServer, processes_of, text_of
 
 _SLEEP = "import time; time.sleep(60)"
 

@@ -75,10 +75,19 @@ async def test_keep_alive_loses_nothing(served: tuple[Source, str], monkeypatch:
                 pass
 
 
-async def test_client_goes_away(served: tuple[Source, str]) -> None:
+@pytest.mark.parametrize("quiet", [True, False])
+async def test_client_goes_away(served: tuple[Source, str], monkeypatch: pytest.MonkeyPatch, *, quiet: bool) -> None:
     """When the client is gone the source is closed, also while it has nothing to say."""
+    monkeypatch.setattr(sse, "KEEPALIVE_SECONDS", 0.05 if quiet else 3600)
     source, url = served
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         await source.queue.put(("a", 1))
         await response.content.readline()
-    await eventually(lambda: source.closed or source.queue.put_nowait(("more", 1)), "the source is closed")
+        assert not source.closed
+
+    def closed() -> bool:
+        if not quiet:
+            source.queue.put_nowait(("more", 1))
+        return source.closed
+
+    await eventually(closed, "the source is closed")

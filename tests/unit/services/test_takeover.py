@@ -15,7 +15,9 @@ from waiting import eventually
 
 from jupyterhub_agentfarm.controller.client import FarmClient
 from jupyterhub_agentfarm.errors import ConflictError
-from jupyterhub_agentfarm.services.takeover import ServiceLock
+from jupyterhub_agentfarm.noded import procfs
+from jupyterhub_agentfarm.records import to_json
+from jupyterhub_agentfarm.services.takeover import Holder, ServiceLock
 
 HOLD = """
 import asyncio, pathlib, signal, sys
@@ -50,17 +52,29 @@ async def test_the_older_process_ends(tmp_path: Path, kind: str, status: int) ->
     await lock.take()
     await older.communicate()
     assert older.returncode == status
-    assert json.loads(path.read_text())["pid"] == os.getpid()
+    signed = json.loads(path.read_text())
+    ourselves = procfs.read(os.getpid())
+    assert ourselves
+    # Nothing of it is a time of day, which a step of the clock would change.
+    assert (signed["pid"], signed["start_ticks"], signed["boot_id"]) == (
+        os.getpid(),
+        ourselves.start_ticks,
+        procfs.boot_id(),
+    )
     lock.release()
     lock.release()
 
 
-async def test_a_reused_pid_is_not_signalled(tmp_path: Path) -> None:
-    """When the file names a process with another start time, that process is left alone and the taker gives up."""
+@pytest.mark.parametrize(("ticks", "boot"), [(-1, None), (0, "another boot")])
+async def test_a_reused_pid_is_not_signalled(tmp_path: Path, ticks: int, boot: str | None) -> None:
+    """When the file names a process of another start or boot, that process is left alone and the taker gives up."""
     path = tmp_path / "lock"
     older = await holder(path, "polite")
     bystander = await asyncio.create_subprocess_exec("sleep", "60")
-    path.write_text(json.dumps({"pid": bystander.pid, "started": 1.0}))
+    found = procfs.read(bystander.pid)
+    assert found
+    named = Holder(bystander.pid, found.start_ticks + ticks, boot or procfs.boot_id(), "external")
+    path.write_text(json.dumps(to_json(named)))
     with pytest.raises(ConflictError, match="stop it, then start again"):
         await ServiceLock(path, grace_seconds=0.1).take()
     assert bystander.returncode is None
@@ -68,6 +82,25 @@ async def test_a_reused_pid_is_not_signalled(tmp_path: Path) -> None:
     for process in (bystander, older):
         process.kill()
         await process.communicate()
+
+
+@pytest.mark.parametrize("ours", ["managed", "external"])
+async def test_the_hub_and_systemd_do_not_take_over_from_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str
+) -> None:
+    """A holder that somebody else started, and would start again, is left alone; the refusal names it."""
+    path = tmp_path / "lock"
+    with monkeypatch.context() as hub:
+        if ours == "external":
+            hub.setenv("JUPYTERHUB_SERVICE_NAME", "agentfarm")
+        older = await holder(path, "polite")
+    if ours == "managed":
+        monkeypatch.setenv("JUPYTERHUB_SERVICE_NAME", "agentfarm")
+    with pytest.raises(ConflictError, match=f"process {older.pid}, which .*one place only"):
+        await ServiceLock(path, grace_seconds=1).take()
+    assert older.returncode is None
+    older.kill()
+    await older.communicate()
 
 
 class Service:

@@ -68,3 +68,11 @@ def test_labels_can_be_limited() -> None:
     for labels in ({"disk": "hdd"}, {"room": "b"}):
         with pytest.raises(InvalidField):
             check_options({"labels": labels}, limits)
+
+
+@pytest.mark.parametrize("data", [{"restart": "on-node-failure"}, form_to_json({"restart": ["on-node-failure"]})])
+def test_a_restart_that_nobody_does_is_refused(data: dict[str, object]) -> None:
+    """Nothing starts a server again yet: who asks for it is told, by REST and form, instead of relying on it."""
+    with pytest.raises(InvalidField, match='restart must be "never"'):
+        check_options(data, LIMITS)
+    assert check_options({"restart": "never"}, LIMITS).restart == "never"

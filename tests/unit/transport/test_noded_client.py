@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 from noded_stand_in import FACTS, status, telemetry
+from waiting import eventually
 
 from jupyterhub_agentfarm.errors import GpuBusy, LaunchFailed, NodedError, NodeUnreachable, ProtocolError
 from jupyterhub_agentfarm.models import LaunchSpec, ServerStatus, Telemetry
@@ -82,7 +84,6 @@ async def test_every_method_returns_its_record() -> None:
         stopped = await both(client.stop("l1", 1), peer.result({"gone": True, "gpus_free": False}))
         assert stopped == StopResult(gone=True, gpus_free=False)
         assert await both(client.logs("l1"), peer.result({"text": "words"})) == "words"
-        await both(client.forget("l1"), peer.result({}))
 
 
 async def test_answers_may_come_in_any_order() -> None:
@@ -114,13 +115,14 @@ async def test_error_answers_become_exceptions(reason: str, kind: type[Exception
             assert caught.value.remote_reason == reason
             assert caught.value.facts()["gpu"] == "GPU-1"
         assert "n1" in str(caught.value)
+        assert ("agentfarm nodes restart-noded n1" in str(caught.value)) == (kind is ProtocolError)
         assert "s3cret" not in repr(caught.value)
 
 
 async def test_another_protocol_version_is_refused() -> None:
     """A noded of another version is named in the error."""
     async with conversation() as (client, peer, _events):
-        with pytest.raises(ProtocolError, match="speaks protocol 2"):
+        with pytest.raises(ProtocolError, match=r"speaks protocol 2.*restart-noded n1"):
             await both(client.hello(), peer.result(FACTS | {"protocol": 2}))
 
 
@@ -138,7 +140,7 @@ async def test_events_arrive_in_order() -> None:
         await peer.say({"event": "telemetry", "data": telemetry()})
         await peer.say({"event": "of the future", "data": {}})
         await peer.say({"event": "server_exited", "data": ended})
-        await both(client.forget("l1"), peer.result({}))
+        await both(client.logs("l1"), peer.result({}))
         assert [type(event) for event in events] == [Telemetry, ServerStatus]
 
 
@@ -172,6 +174,28 @@ async def test_a_line_of_almost_the_limit_passes_and_a_longer_one_ends_the_conne
         sending = asyncio.create_task(peer.say(b"x" * (2 * MAX_LINE_BYTES)))
         assert "longer than" in str(await client.wait_lost())
         await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_a_silent_noded_hangs() -> None:
+    """A peer that says nothing for too long is lost, with that as the reason; one that speaks is not."""
+    async with conversation() as (client, peer, _events):
+        lost = asyncio.create_task(client.wait_lost(0.5))
+        until = time.monotonic() + 1.5
+
+        async def spoken() -> bool:
+            await peer.say({"event": "telemetry", "data": telemetry()})
+            return time.monotonic() > until
+
+        await eventually(spoken, "the peer has spoken for three times the limit")
+        assert not lost.done()
+        asked = asyncio.create_task(client.logs("l1"))
+        async with asyncio.timeout(5):
+            assert "noded hangs: it said nothing for 0.5 s" in str(await lost)
+            with pytest.raises(NodeUnreachable, match="noded hangs"):
+                await asked
+        await client.aclose()
+        with pytest.raises(NodeUnreachable, match="noded hangs"):
+            await client.telemetry()
 
 
 async def test_a_deadline_ends_a_request_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 from link_listening import linked, up
@@ -44,4 +45,22 @@ async def test_real_noded_is_started_launches_and_is_adopted() -> None:
         assert stopped.gone
         assert stopped.gpus_free
         await eventually(lambda: heard.exits, "the exit is told")
-        await a_link.client.forget("a" * 32)
+
+
+async def test_noded_is_started_anew_under_its_servers() -> None:
+    """A restart ends noded and starts it with the node's options; servers go on, and the link comes back by itself."""
+    async with ssh_node(python=sys.executable, simulated_gpus=1) as node:
+        spec = replace(node.spec, noded_args=("--telemetry-interval=0.25", "--NodedApp.mountpoints=/proc"))
+        async with linked(spec) as (a_link, heard):
+            await up(heard)
+            assert [disk.mountpoint for disk in (await a_link.client.telemetry()).filesystems] == ["/proc"]
+            assert await a_link.client.subscribe() == 0.25
+            server = await a_link.client.launch(sleeper("a" * 32, ()))
+            before = noded_pid(node.state_dir)
+            after = await a_link.restart_noded()
+            assert after not in (0, before)
+            await up(heard, 2)
+            assert noded_pid(node.state_dir) == after
+            (kept,) = await a_link.client.servers()
+            assert (kept.pid, kept.state) == (server.pid, "running")
+            await a_link.client.stop("a" * 32, 0)

@@ -1,4 +1,4 @@
-"""Tasks that outlive the request that started them."""
+"""Owned tasks: each is kept until it is done, its fault is logged, and all end with their owner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class OwnedTasks:
-    """Keeps tasks until they are done, and says so when one of them failed.
+    """The tasks of one owner.
 
     Parameters
     ----------
@@ -22,6 +22,7 @@ class OwnedTasks:
     def __init__(self, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
         self._log = log
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._single: dict[str, asyncio.Task[Any]] = {}
 
     def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Return the task that does `work`."""
@@ -30,6 +31,17 @@ class OwnedTasks:
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(self.report)
         return task
+
+    def start_single(self, work: Coroutine[Any, Any, Any], name: str, *, replace: bool = False) -> None:
+        """Do `work` unless a single task of this name goes on; with `replace` that one is cancelled instead."""
+        running = self._single.get(name)
+        if running is not None and not running.done():
+            if not replace:
+                work.close()
+                return
+            running.cancel()
+        task = self._single[name] = self.start(work, name)
+        task.add_done_callback(self._single_ended)
 
     def report(self, task: asyncio.Task[Any]) -> None:
         """Log how `task` failed; removed from a task whose failure somebody else takes."""
@@ -46,3 +58,7 @@ class OwnedTasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _single_ended(self, task: asyncio.Task[Any]) -> None:
+        if self._single.get(task.get_name()) is task:
+            del self._single[task.get_name()]
