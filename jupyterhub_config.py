@@ -16,7 +16,7 @@ env = os.environ.get
 
 # ---- Where things listen ------------------------------------------------------------------------------------------
 
-ip = env("AGENTFARM_IP", "")  # "": all interfaces. Put TLS in front: a reverse proxy, or c.JupyterHub.ssl_key/ssl_cert.
+ip = env("AGENTFARM_IP", "")  # "": all interfaces. For TLS put a reverse proxy in front, and "127.0.0.1" here.
 port = env("AGENTFARM_PORT", "8000")
 hub_port = env("AGENTFARM_HUB_PORT", "8081")
 proxy_url = env("AGENTFARM_PROXY_URL") or f"http://127.0.0.1:{port}"

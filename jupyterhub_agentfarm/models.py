@@ -55,7 +55,8 @@ class NodeSpec:
     user: str | None = None
     role: Role = "microserver"
     labels: Mapping[str, str] = field(default_factory=dict)
-    #: Address that servers listen on and the Hub's proxy reaches; None: the one that SSH is connected to.
+    #: Address that servers listen on and the Hub's proxy reaches. None: the address that the SSH connection goes to;
+    #: `host` where that is not known.
     address: str | None = None
     #: The node's pinned public host key, as in known_hosts without the host: "ssh-ed25519 AAAA…".
     #: None: it is looked up in `SSHPool.known_hosts`.

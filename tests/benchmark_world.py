@@ -67,11 +67,18 @@ class World:
         self.never_ready: set[str] = set()
         self.refused: set[str] = set()
         self.gone: set[str] = set()
+        #: Nodes whose server goes on ending: until `let_go` the Hub says that it stops.
+        self.lingering: set[str] = set()
         #: Answers 503 to so many requests of each node.
         self.hiccups: dict[str, int] = {}
         #: By node and case: "ok" (the default), "fail", "hang", "skip", "gone" (the node goes while it runs).
         self.behaviour: dict[tuple[str, str], str] = {}
         self._streams: set[asyncio.Queue[tuple[str, Any]]] = set()
+
+    def let_go(self) -> None:
+        """Let the servers end that linger."""
+        self.lingering.clear()
+        self.servers.clear()
 
     async def events(self) -> AsyncIterator[tuple[str, Any]]:
         """Follow the farm as FarmClient does."""
@@ -125,7 +132,10 @@ class _Server(_Handler):
     def delete(self, node: str) -> None:
         assert json.loads(self.request.body) == {"remove": True}
         self.world.history.append(("stop", node))
-        self.world.servers.pop(f"bench-{node}", None)
+        if node in self.world.lingering:
+            self.world.servers[f"bench-{node}"]["pending"] = "stop"
+        else:
+            self.world.servers.pop(f"bench-{node}", None)
         self.set_status(204)
 
 

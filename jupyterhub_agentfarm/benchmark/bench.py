@@ -28,6 +28,8 @@ from .suites import SuiteCatalogue
 
 #: How long the end of the service waits for a run to stop its servers.
 CLOSE_SECONDS = 8.0
+#: How long the start of a run waits for the servers of interrupted runs to end; less than a client waits for an answer.
+CLEARING_SECONDS = 5.0
 #: Pauses before the end of a run is written again, when the database could not take it.
 SAVE_FIRST_PAUSE_SECONDS, SAVE_MAX_PAUSE_SECONDS = 0.5, 30.0
 
@@ -93,6 +95,19 @@ class Bench(LoggingConfigurable):
                 self.log.warning("interrupted run %s: %s", run.id, sentence)
             await self._write_report(run)
 
+    async def _cleared(self) -> None:
+        """Return when no server is stopped for an interrupted run: a new run's servers have the same names.
+
+        Raises
+        ------
+        ConflictError
+            It takes longer than `CLEARING_SECONDS`.
+        """
+        if self._clearing is not None:
+            _, going = await asyncio.wait({self._clearing}, timeout=CLEARING_SECONDS)
+            if going:
+                raise ConflictError("the servers of an interrupted run are being stopped: try again in a minute")
+
     async def close(self) -> None:
         """End the run that goes, as interrupted; a second call does nothing."""
         if self._runner is not None:
@@ -114,7 +129,7 @@ class Bench(LoggingConfigurable):
         Raises
         ------
         ConflictError
-            Another run is going, or no node can take part.
+            Another run is going, an interrupted one is cleared up, or no node can take part.
         NotFoundError
             There is no such suite.
         InvalidField
@@ -127,6 +142,7 @@ class Bench(LoggingConfigurable):
             await self._farm.ready()
             if self._task is not None and not self._task.done():
                 raise ConflictError("a benchmark run is going, and there is one at a time: wait for it or cancel it")
+            await self._cleared()
             nodes = choose_nodes(self._farm.nodes, request.nodes, suite)
             definition, provenance = await describe(suite)
             run = BenchmarkRun(

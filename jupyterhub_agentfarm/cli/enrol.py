@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from traitlets import Dict, Enum, Integer, Unicode
+from traitlets import Dict, Enum, Integer, List, Unicode
 
 from ..errors import AgentFarmError, InvalidField
 from ..models import NodeSpec, Role
@@ -40,7 +40,10 @@ class AddNode(Command):
         "Bring a node into use, without a restart. The fingerprint of its host key is shown and asked about; compare "
         "it with what `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints on the node."
     )
-    examples = "  agentfarm nodes add micro-4 10.0.0.14 --user farm --role microserver --label room=b"
+    examples = (
+        "  agentfarm nodes add micro-4 10.0.0.14 --user farm --role microserver --label room=b\n"
+        "  agentfarm nodes add gpu-1 10.0.0.21 --port-range 40000-40999 --noded-arg=--telemetry-interval=5"
+    )
     positionals = ("NAME", "HOST[:PORT]")
 
     user = Unicode("", help="Account on the node. Default: the controller's.").tag(config=True)
@@ -53,10 +56,21 @@ class AddNode(Command):
         config=True
     )
     ssh_keyfile = Unicode("", help="Private key to log in with, a path on the controller's machine.").tag(config=True)
-    address = Unicode("", help="Address that servers listen on. Default: HOST.").tag(config=True)
+    address = Unicode(
+        "",
+        help="Address that servers listen on and the Hub's proxy reaches. Default: the address that the SSH connection "
+        "goes to, or HOST where that is not known.",
+    ).tag(config=True)
     state_dir = Unicode("", help="noded's state directory on the node. Default: ~/.local/state/agentfarm there.").tag(
         config=True
     )
+    port_range = Unicode(
+        "", help="First and last port that servers may listen on, as in 40000-40999. Default: any free port."
+    ).tag(config=True)
+    noded_arg = List(
+        Unicode(),
+        help="An option for noded, after an equals sign as in the example; may be repeated.",
+    ).tag(config=True)
     simulated_gpus = Integer(0, help="Number of GPUs to simulate, for trying things out.").tag(config=True)
     fingerprint = Unicode(
         "", help="The host key's fingerprint, as in SHA256:…; the node is added only when it has that one."
@@ -72,6 +86,8 @@ class AddNode(Command):
         "ssh-keyfile": "AddNode.ssh_keyfile",
         "address": "AddNode.address",
         "state-dir": "AddNode.state_dir",
+        "port-range": "AddNode.port_range",
+        "noded-arg": "AddNode.noded_arg",
         "simulated-gpus": "AddNode.simulated_gpus",
         "fingerprint": "AddNode.fingerprint",
     }
@@ -105,6 +121,8 @@ class AddNode(Command):
             server_python=self.server_python or None,
             state_dir=self.state_dir or None,
             simulated_gpus=self.simulated_gpus,
+            port_range=split_ports(self.port_range) if self.port_range else None,
+            noded_args=tuple(self.noded_arg),
         )
 
     def _confirm(self, host: str, port: int, fingerprint: str) -> None:
@@ -176,3 +194,17 @@ def split_address(text: str) -> tuple[str, int]:
     elif text.count(":") > 1 and not re.search(r"[\[\]\s]", text):
         return text, 22
     raise InvalidField("HOST[:PORT]", "a host name or address, and a port of 1-65535 if not 22", text)
+
+
+def split_ports(text: str) -> tuple[int, int]:
+    """Return first and last port of ``FIRST-LAST``; whether there are such ports is for the node's record to say.
+
+    Raises
+    ------
+    InvalidField
+        It is not of that form.
+    """
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.ASCII)
+    if match is None:
+        raise InvalidField("--port-range", "the first and the last port, as in 40000-40999", text)
+    return int(match[1]), int(match[2])

@@ -29,9 +29,9 @@ import json, os, sys
 from traitlets.config.loader import PyFileConfigLoader
 path = os.path.abspath(sys.argv[1])
 config = PyFileConfigLoader(os.path.basename(path), path=os.path.dirname(path)).load_config()
-names = [("JupyterHub", "bind_url"), ("JupyterHub", "ip"), ("JupyterHub", "port"), ("JupyterHub", "db_url"),
-         ("JupyterHub", "spawner_class"), ("ServiceApp", "runtime_dir"), ("ControllerApp", "db_url"),
-         ("BenchmarkApp", "db_url")]
+names = [("JupyterHub", "bind_url"), ("JupyterHub", "ip"), ("JupyterHub", "port"), ("JupyterHub", "ssl_cert"),
+         ("JupyterHub", "db_url"), ("JupyterHub", "spawner_class"), ("ServiceApp", "runtime_dir"),
+         ("ControllerApp", "db_url"), ("BenchmarkApp", "db_url")]
 found = {f"{c}.{n}": config[c][n] for c, n in names if c in config and n in config[c]}
 services = config.JupyterHub.services if "services" in config.JupyterHub else []
 for service in services if isinstance(services, list) else []:
@@ -97,13 +97,17 @@ def check_runtime_dir(path: Path) -> list[Finding]:
 
 
 def hub_url(settings: Settings) -> str:
-    """Return where the proxy listens, as the configuration says."""
+    """Return where the proxy listens, as the configuration says.
+
+    The Hub takes the scheme of `bind_url` from whether there is an `ssl_cert`, so that is done here too.
+    """
     bind = settings.get("JupyterHub.bind_url")
-    host = (urlsplit(bind).hostname if bind else settings.get("JupyterHub.ip")) or "127.0.0.1"
-    port = (urlsplit(bind).port if bind else settings.get("JupyterHub.port")) or 8000
+    where = urlsplit(bind or "")
+    scheme = "https" if settings.get("JupyterHub.ssl_cert") else "http"
+    host = (where.hostname if bind else settings.get("JupyterHub.ip")) or "127.0.0.1"
+    port = (where.port if bind else settings.get("JupyterHub.port")) or 8000
     host = "127.0.0.1" if host in {"*", "0.0.0.0", "::"} else host
-    base = urlsplit(bind).path.rstrip("/") if bind else ""
-    return f"http://{host}:{port}{base}"
+    return f"{scheme}://{host}:{port}{where.path.rstrip('/')}"
 
 
 async def check_proxy(settings: Settings) -> Finding:
@@ -112,8 +116,13 @@ async def check_proxy(settings: Settings) -> Finding:
 
     check, url = "proxy", hub_url(settings)
     timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
+    # A certificate is for the public name, not for this address; nothing secret is sent.
+    connector = aiohttp.TCPConnector(ssl=False)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/hub/health") as response:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.get(f"{url}/hub/health") as response,
+        ):
             status, name = response.status, response.headers.get("X-JupyterHub-Version")
     except aiohttp.ClientConnectorError:
         mend = "start the Hub (`jupyterhub -f jupyterhub_config.py`) and see its log if it does not stay"

@@ -45,10 +45,14 @@ ENVIRONMENT_SECONDS = 20.0
 
 @dataclasses.dataclass
 class _Lock:
-    """A lease's lock, and how many hold it or wait for it."""
+    """A lease's lock, how many hold it or wait for it, and what they want of its stop."""
 
     lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     users: int = 0
+    #: The smallest grace that any of them asked for, in seconds.
+    grace_seconds: float = float("inf")
+    #: Whether the node was asked to stop the server and has not answered yet.
+    stopping: bool = False
 
 
 class Farm(LoggingConfigurable):
@@ -148,7 +152,7 @@ class Farm(LoggingConfigurable):
         """Stop the lease's server and free its GPUs, in whatever state it is.
 
         When the node cannot be reached the lease stays `stopping`, durably, and is finished when the node is back or
-        is given up.
+        is given up. A stop that is under way is joined; a smaller grace shortens it.
 
         Raises
         ------
@@ -168,18 +172,33 @@ class Farm(LoggingConfigurable):
                 await self.book.change(lease_id, HOLDING, state="stopping", detail=detail)
             except NotFoundError:
                 return await self.book.find(lease_id)
+        await self._hurry(lease, grace_seconds)
         return await self.finish(lease_id, grace_seconds)
+
+    async def _hurry(self, lease: Lease, grace_seconds: float) -> None:
+        """Give a stop that is under way, or that waits for the lock, no more than this grace."""
+        held = self._locks.get(lease.id)
+        if held is None or held.grace_seconds <= grace_seconds:
+            return
+        held.grace_seconds = grace_seconds
+        if held.stopping and lease.node is not None:
+            with suppress(AgentFarmError):  # whoever holds the lock meets it too
+                await self.inventory.link(lease.node).client.stop(lease.id, grace_seconds)
 
     async def finish(self, lease_id: str, grace_seconds: float = 10) -> Lease:
         """Try to end a lease that is `stopping`; return it, released or not."""
-        async with self._locked(lease_id):
+        async with self._locked(lease_id) as held:
             lease = await self.book.find(lease_id)
             if lease.state != "stopping" or lease.node is None:
                 return lease
+            held.grace_seconds = min(held.grace_seconds, grace_seconds)
+            held.stopping = True
             try:
-                result = await self.inventory.link(lease.node).client.stop(lease_id, grace_seconds)
+                result = await self.inventory.link(lease.node).client.stop(lease_id, held.grace_seconds)
             except AgentFarmError as exc:
                 return await self._unfinished(lease, exc)
+            finally:
+                held.stopping = False
             if not (result.gone and result.gpus_free):
                 self.log.warning("lease %s: its processes or GPUs on %s are not free yet", lease_id, lease.node)
                 return lease
@@ -318,12 +337,12 @@ class Farm(LoggingConfigurable):
             self._reconciler.wake()
 
     @asynccontextmanager
-    async def _locked(self, lease_id: str) -> AsyncIterator[None]:
+    async def _locked(self, lease_id: str) -> AsyncIterator[_Lock]:
         lock = self._locks.setdefault(lease_id, _Lock())
         lock.users += 1
         try:
             async with lock.lock:
-                yield
+                yield lock
         finally:
             lock.users -= 1
             if not lock.users:

@@ -18,7 +18,7 @@ from jupyterhub_agentfarm.errors import AgentFarmError, ConflictError
 from jupyterhub_agentfarm.traitlets import Seconds
 
 from .ending import end_running
-from .ensure import ALREADY_RUNS, check_socket_path, ensure
+from .ensure import ALREADY_RUNS, check_socket_path, ensure, mark_managed
 
 
 def mountpoint(path: Path) -> str:
@@ -97,6 +97,15 @@ class NodedApp(Application):
         help='Start a noded in the background unless one runs, print {"socket", "pid"}, and exit.',
     ).tag(config=True)
 
+    managed = Bool(
+        False,
+        help="""
+        A service manager, as systemd, starts this noded and starts it again when it ends. A mark in the state
+        directory, noded.managed, says so from then on: --ensure waits 8 seconds for it before it starts one itself.
+        Remove the mark when the service manager no longer starts noded, or each --ensure that finds none waits in vain.
+        """,
+    ).tag(config=True)
+
     stop = Bool(
         False,
         help='End the noded that runs, print {"pid"} of it (null: there was none), and exit. Its servers go on.',
@@ -111,6 +120,7 @@ class NodedApp(Application):
     }
     flags = {
         "ensure": ({"NodedApp": {"ensure": True}}, "Start a noded in the background unless one runs."),
+        "managed": ({"NodedApp": {"managed": True}}, "A service manager starts this noded, and starts it again."),
         "stop": ({"NodedApp": {"stop": True}}, "End the noded that runs; its servers go on."),
     }
 
@@ -165,7 +175,8 @@ class NodedApp(Application):
             self.exit(1)
 
     def _ensure(self) -> None:
-        kept = [argument for argument in self._arguments if argument != "--ensure"]
+        # What --ensure starts is started again by nobody.
+        kept = [argument for argument in self._arguments if argument not in ("--ensure", "--managed")]
         pid = ensure(self.socket_path, kept)
         sys.stdout.write(json.dumps({"socket": str(self.socket_path), "pid": pid}) + "\n")
         sys.stdout.flush()
@@ -189,6 +200,9 @@ class NodedApp(Application):
             nvml_timeout=self.nvml_timeout,
             cgroups=self.cgroup == "auto",
         )
+        if self.managed:
+            # Before the lock: whoever ends the noded that holds it then leaves the place to this one's successor.
+            mark_managed(settings.state_dir)
         try:
             lock = lock_state_dir(settings.state_dir)
         except ConflictError as exc:

@@ -2,6 +2,9 @@
 
 It is what the controller runs over SSH. The daemon gets a session of its own and no terminal, so that it survives
 the end of the SSH session. Two at the same moment start one: the daemon holds a lock, and a second one gives up.
+
+Where a service manager starts noded, with ``--managed``, a mark in the state directory says so from then on. There
+--ensure first waits for the service manager to start it again: a noded of --ensure's own would keep the other one out.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ _DEADLINE_SECONDS = 15.0
 _PAUSE_SECONDS = 0.03
 _RESTART_SECONDS = 1.0
 _ANSWER_SECONDS = 3.0
+#: How long a service manager may take to start its noded again, in seconds; more than the RestartSec= of our unit.
+MANAGED_SECONDS = 8.0
+#: Its presence in the state directory means: a service manager starts noded here. Nobody removes it.
+_MANAGED_NAME = "noded.managed"
 #: Exit status of a daemon that found another one running.
 ALREADY_RUNS = 75
 #: sockaddr_un holds 108 bytes, a final NUL included.
@@ -39,6 +46,12 @@ def check_socket_path(path: Path) -> None:
     """
     if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
         raise ConfigError(f"{path} is too long for a unix socket: choose a shorter --state-dir")
+
+
+def mark_managed(state_dir: Path) -> None:
+    """Write down that a service manager starts noded with this state directory."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(state_dir / _MANAGED_NAME, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
 
 
 def running(path: Path) -> int | None:
@@ -70,17 +83,18 @@ def ensure(socket_path: Path, arguments: Sequence[str]) -> int:
     ConflictError
         None answered in time.
     """
-    deadline = time.monotonic() + _DEADLINE_SECONDS
+    managed = socket_path.with_name(_MANAGED_NAME).exists()
+    start_at = time.monotonic() + (MANAGED_SECONDS if managed else 0)
+    deadline = start_at + _DEADLINE_SECONDS
     log_path = socket_path.with_name("noded.log")
     child: subprocess.Popen[bytes] | None = None
-    start_at = 0.0
     while (pid := running(socket_path)) is None:
         if child is not None and child.poll() not in (None, ALREADY_RUNS):
             raise ConflictError(f"noded ended with status {child.returncode} at once; see {log_path} on the node")
         if time.monotonic() > deadline:
             raise ConflictError(_no_answer(child, log_path))
         # One that found the lock taken is tried again in a while: its holder may be about to end.
-        if (child is None or child.poll() is not None) and time.monotonic() > start_at:
+        if (child is None or child.poll() is not None) and time.monotonic() >= start_at:
             child = _start(arguments, log_path)
             start_at = time.monotonic() + _RESTART_SECONDS
         time.sleep(_PAUSE_SECONDS)

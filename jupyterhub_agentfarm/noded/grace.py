@@ -21,7 +21,8 @@ class Grace:
     def shorten(self, seconds: float) -> None:
         """Let it be over `seconds` from now at the latest; while nobody waits, `seconds` after somebody does."""
         self._seconds = min(self._seconds, seconds)
-        if self._timeout is not None:
+        # One that is just expiring cannot be rescheduled, and need not be.
+        if self._timeout is not None and not self._timeout.expired():
             until = asyncio.get_running_loop().time() + seconds
             before = self._timeout.when()
             self._timeout.reschedule(until if before is None else min(before, until))

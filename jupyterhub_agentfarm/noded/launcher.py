@@ -18,6 +18,7 @@ from .adoption import adopt
 from .cgroups import Cgroups
 from .claims import Claims
 from .grace import Grace
+from .pending import Pending
 from .process import check_launch
 from .server import Server
 from .starting import Starter
@@ -64,6 +65,7 @@ class Launcher:
         self._claims = Claims()
         self._servers: dict[str, Server] = {}
         self._launches: dict[str, asyncio.Task[ServerStatus]] = {}
+        self._pending: dict[str, Pending] = {}
         self._stops: dict[str, asyncio.Task[StopResult]] = {}
         self._graces: dict[str, Grace] = {}
         self._settling: dict[str, asyncio.Task[StopResult]] = {}
@@ -87,7 +89,7 @@ class Launcher:
             self._servers[lease] = server
             if not server.exited.is_set() and not server.watch(self._ended):
                 server.mark_exited(ServerExit("unknown", time.time()))
-            self._store.save(server.record)
+            self._save(server)
             if not server.exited.is_set():
                 self._claims.hold(lease, server.status.gpus)
                 log.info("Adopted server %s, process %s", lease, server.status.pid)
@@ -113,10 +115,10 @@ class Launcher:
         """
         check_launch(spec)
         known = self._known_server(spec)
-        if known is not None:
-            return known.status
         task = self._launches.get(spec.lease)
         if task is None:
+            if known is not None:
+                return known.status
             task = _keep(self._launches, spec.lease, self._launch(spec))
         # A lost connection cancels this call, not the launch: a repeated one joins it.
         return await asyncio.shield(task)
@@ -134,14 +136,27 @@ class Launcher:
             return server if spec.epoch == epoch else None
         if spec.epoch > epoch:
             server.change(epoch=spec.epoch)
-            self._store.save(server.record)
+            self._save(server)
         return server
 
     async def _launch(self, spec: LaunchSpec) -> ServerStatus:
+        pending = self._pending[spec.lease] = Pending()
+        try:
+            return await self._started(spec, pending)
+        finally:
+            del self._pending[spec.lease]
+            pending.known()
+
+    async def _started(self, spec: LaunchSpec, pending: Pending) -> ServerStatus:
         await self._wait_for_settling({spec.lease, *self._claims.holders(spec.gpus)})
         self._claims.take(spec.lease, spec.gpus, await self._devices.known_gpus() if spec.gpus else set())
+
+        def began(server: Server) -> None:
+            self._servers[spec.lease] = server
+            pending.known()
+
         try:
-            server = await self._starter.start(spec, self._began)
+            server = await self._starter.start(spec, began, pending.permit)
         except Exception:  # not CancelledError: noded may go while a server comes up, and the next one adopts it
             await self._clear_failed(spec.lease)
             raise
@@ -150,15 +165,17 @@ class Launcher:
             asyncio.get_running_loop().call_soon(self._ended, server)
         return server.status
 
-    def _began(self, server: Server) -> None:
-        self._servers[server.status.lease] = server
-
     async def _clear_failed(self, lease: str) -> None:
-        server = self._servers.pop(lease, None)
-        if server is not None:
+        server = self._servers.get(lease)
+        if server is not None and server.status.boot_id == self._starter.boot_id:
             server.stop_requested = True
-            await settle(server, self._devices.free_of)
+            result = await settle(server, self._devices.free_of)
+            if not (result.gone and result.gpus_free):
+                # It keeps its GPUs until it has left them: a stop, or the next launch on one of them, tries again.
+                server.announced = True
+                return
             server.unwatch()
+        self._servers.pop(lease, None)
         self._store.delete(lease)
         self._claims.release(lease)
 
@@ -175,11 +192,18 @@ class Launcher:
     def _ended(self, server: Server) -> None:
         if not server.announced:
             return
-        self._store.save(server.record)
+        self._save(server)
         if server.status.exit is not None:
             log.info("Server %s: %s", server.status.lease, server.status.exit.sentence())
         self._publish(server.status)
         self._settle(server)
+
+    def _save(self, server: Server) -> None:
+        """Write a server's record; a full disk keeps nobody from hearing of the server, nor from ending it."""
+        try:
+            self._store.save(server.record)
+        except OSError as exc:
+            log.warning("The record of server %s cannot be written: %s", server.status.lease, exc)
 
     def _settle(self, server: Server) -> asyncio.Task[StopResult]:
         lease = server.status.lease
@@ -215,9 +239,9 @@ class Launcher:
         return await asyncio.shield(task)
 
     async def _stop(self, lease: str, grace: Grace) -> StopResult:
-        launch = self._launches.get(lease)
-        if launch is not None and lease not in self._servers:
-            await asyncio.wait({launch}, timeout=SETTLE_SECONDS)
+        pending = self._pending.get(lease)
+        if pending is not None and not await pending.call_off(SETTLE_SECONDS):
+            return StopResult(gone=False, gpus_free=False)
         server = self._servers.get(lease)
         if server is None or server.status.boot_id != self._starter.boot_id:
             # A restart of the node leaves nothing, and what has the same pid and start time now is a stranger.

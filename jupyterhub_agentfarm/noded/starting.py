@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
 
-from jupyterhub_agentfarm.models import LaunchSpec, ServerState, ServerStatus
+from jupyterhub_agentfarm.models import LaunchSpec, ServerExit, ServerState, ServerStatus
 from jupyterhub_agentfarm.protocol import LAUNCH_SECONDS
 
 from . import procfs
@@ -49,7 +50,9 @@ class Starter:
     def __init__(self, store: Store, cgroups: Cgroups, boot_id: str, on_exit: Callable[[Server], None]) -> None:
         self._store, self._cgroups, self.boot_id, self._on_exit = store, cgroups, boot_id, on_exit
 
-    async def start(self, spec: LaunchSpec, began: Callable[[Server], None]) -> Server:
+    async def start(
+        self, spec: LaunchSpec, began: Callable[[Server], None], permit: Callable[[], None] = lambda: None
+    ) -> Server:
         """Start a server and return it once it listens, or holds a socket that does.
 
         Parameters
@@ -58,6 +61,8 @@ class Starter:
             What to start.
         began
             Called with the server as soon as there is a process.
+        permit
+            Called right before a process is started; what it raises ends the launch.
 
         Raises
         ------
@@ -65,20 +70,21 @@ class Starter:
             It could not be started.
         """
         if spec.socket == "port":
-            return await self._start_on_port(spec, began)
+            return await self._start_on_port(spec, began, permit)
         sock = await asyncio.to_thread(listen, spec.address, spec.port_range)
         # Once the server has it, noded's copy is closed: the port must not outlive the server.
         with sock:
-            server = await self._spawn(spec, sock.getsockname()[1], sock)
-        began(server)
-        return server
+            permit()
+            return await self._spawn(spec, sock.getsockname()[1], sock, began)
 
-    async def _start_on_port(self, spec: LaunchSpec, began: Callable[[Server], None]) -> Server:
+    async def _start_on_port(
+        self, spec: LaunchSpec, began: Callable[[Server], None], permit: Callable[[], None]
+    ) -> Server:
         deadline = time.monotonic() + _BIND_SECONDS
         for _ in range(_PORT_TRIES):
             port = await asyncio.to_thread(free_port, spec.address, spec.port_range)
-            server = await self._spawn(spec, port, None)
-            began(server)
+            permit()
+            server = await self._spawn(spec, port, None, began)
             if await self._listens(server, port, deadline):
                 server.change(state="running")
                 self._store.save(server.record)
@@ -89,7 +95,9 @@ class Starter:
                 raise failed(f"the server did not come up: {how}", tail)
         raise failed(f"the server found its port taken {_PORT_TRIES} times", tail)
 
-    async def _spawn(self, spec: LaunchSpec, port: int, sock: socket.socket | None) -> Server:
+    async def _spawn(
+        self, spec: LaunchSpec, port: int, sock: socket.socket | None, began: Callable[[Server], None]
+    ) -> Server:
         status = ServerStatus(
             lease=spec.lease,
             epoch=spec.epoch,
@@ -111,14 +119,26 @@ class Starter:
             child = await asyncio.to_thread(start, spec, environment, log_fd, socket_fd)
         finally:
             os.close(log_fd)
-        process = procfs.read(child.pid)
-        assert process is not None  # a child that was not waited for is there, if only as a zombie
-        server = self.track(status, process, child=child, state="starting" if sock is None else "running")
-        server.announced = False
+        known: list[Server] = []
+        try:
+            process = procfs.read(child.pid)
+            assert process is not None  # a child that was not waited for is there, if only as a zombie
+            server = self.track(status, process, child=child, state="starting" if sock is None else "running")
+            server.announced = False
+            known.append(server)
+            began(server)
+            self._record(server)
+        except Exception as exc:
+            await _end(child, known)
+            if isinstance(exc, OSError):
+                raise failed(f"noded cannot look after the server's process: {exc}") from exc
+            raise
+        return server
+
+    def _record(self, server: Server) -> None:
         if not server.watch(self._on_exit):
             raise failed("the server's process cannot be watched")
         self._store.save(server.record)
-        return server
 
     def track(
         self,
@@ -148,6 +168,20 @@ class Starter:
                 async with asyncio.timeout(_BIND_PAUSE_SECONDS):
                     await server.exited.wait()
         return False
+
+
+async def _end(child: subprocess.Popen[bytes], known: list[Server]) -> None:
+    """Kill and reap a process that was just started and must not go on."""
+    # It leads a group of its own, and until it is reaped its pid is nobody else's. This needs no file descriptor.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    try:
+        await asyncio.to_thread(child.wait, SETTLE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return
+    for server in known:
+        server.unwatch()
+        server.mark_exited(ServerExit("unknown", time.time()))
 
 
 def _has_listener(server: Server, port: int) -> bool:

@@ -68,6 +68,20 @@ class LeaseBook:
         for lease in await self._database.run(lease_store.load_alive):
             self._remember(lease)
 
+    async def reload(self) -> bool:
+        """Take over what the database says; return whether memory said something else.
+
+        They disagree after a transaction that was committed although its caller was told otherwise, or never heard.
+        """
+        async with self._writing:
+            known = dict(self._alive)
+            stored = await self._database.run(lambda connection: _stored(connection, known.keys()))
+            lost = [self._lost(lease) for name, lease in known.items() if name not in stored]
+            changed = [lease for lease in stored.values() if _differs(known.get(lease.id), lease)]
+            for lease in lost + changed:
+                self._changed(lease)
+        return bool(lost or changed)
+
     # ---- questions ----------------------------------------------------------------------------------------------
 
     def get(self, lease_id: str) -> Lease:
@@ -218,6 +232,10 @@ class LeaseBook:
             created_at=self._clock(),
         )
 
+    def _lost(self, lease: Lease) -> Lease:
+        detail = "the database does not have it"
+        return dataclasses.replace(lease, state="released", released_at=self._clock(), position=None, detail=detail)
+
     def _in_state(self, lease_id: str, when: Collection[LeaseState]) -> Lease:
         lease = self.get(lease_id)
         if lease.state not in when:
@@ -263,3 +281,18 @@ class LeaseBook:
 def _saved(connection: Connection, lease: Lease) -> Lease:
     lease_store.save(connection, lease)
     return lease
+
+
+def _stored(connection: Connection, names: Collection[str]) -> dict[str, Lease]:
+    """Return every lease that is alive, and those of these names that are not."""
+    found = {lease.id: lease for lease in lease_store.load_alive(connection)}
+    for name in set(names) - found.keys():
+        found |= {lease.id: lease for lease in lease_store.load_one(connection, name)}
+    return found
+
+
+def _differs(known: Lease | None, stored: Lease) -> bool:
+    """Whether memory is wrong; what a lease waits for is noted in memory alone."""
+    if known is not None and known.state == stored.state == "waiting":
+        return False
+    return known != stored

@@ -7,12 +7,13 @@ one after the other, and the second one sees what the first one got.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from ..errors import ConflictError, PlacementRefused
+from ..errors import ConflictError, NotFoundError, PlacementRefused
 from ..models import Lease, PlacementRequest
 from .decision import Decision
 from .filters import Limits
@@ -20,6 +21,8 @@ from .leases import WAITING, LeaseBook
 from .line import Holds, Line, Waiter, holds_on, order
 from .policy import PlacementPolicy
 from .view import NodeView
+
+log = logging.getLogger(__name__)
 
 
 class Placement:
@@ -76,18 +79,7 @@ class Placement:
             No node could ever take it.
         """
         async with self._deciding:
-            for lease in self._book.of_owner(request.owner):
-                if lease.server_name == request.server_name and lease.state != "stopping":
-                    return _same(lease, request)
-            await self._advance()  # whoever waits goes first, also to what became free a moment ago
-            decision = self._decide(request, self._limits(request), self._ahead_of(request.options.priority))
-            if decision.node is not None:
-                return await self._book.grant(request, decision.node, decision.gpus, decision.why)
-            if not decision.later:
-                raise _refused(request, decision)
-            lease = await self._book.add(request, decision.why, decision.waiting_for())
-            self._number()
-            return self._book.get(lease.id)
+            return await self._place(request)
 
     async def advance(self) -> None:
         """Grant what can be granted now to those who wait; refuse who could never be served any more."""
@@ -115,6 +107,26 @@ class Placement:
 
     # ---- inside, under the lock ---------------------------------------------------------------------------------
 
+    async def _place(self, request: PlacementRequest) -> Lease:
+        for lease in self._book.of_owner(request.owner):
+            if lease.server_name == request.server_name and lease.state != "stopping":
+                return _same(lease, request)
+        await self._advance()  # whoever waits goes first, also to what became free a moment ago
+        decision = self._decide(request, self._limits(request), self._ahead_of(request.options.priority))
+        if decision.node is not None:
+            try:
+                return await self._book.grant(request, decision.node, decision.gpus, decision.why)
+            except ConflictError as exc:
+                log.warning("%s could not be granted for %s: %s", decision.node, request.owner, exc.message)
+                if not await self._book.reload():
+                    raise
+            return await self._place(request)  # by what is true, of which a second reload would find nothing new
+        if not decision.later:
+            raise _refused(request, decision)
+        lease = await self._book.add(request, decision.why, decision.waiting_for())
+        self._number()
+        return self._book.get(lease.id)
+
     async def _advance(self) -> None:
         while await self._pass():  # what was granted changed what the others wait for
             pass
@@ -131,8 +143,15 @@ class Placement:
         for lease, limit in zip(leases[done:], limits[done:], strict=True):
             decision = self._decide(lease.request, self._limits(lease.request) if moved else limit, line.holds)
             if decision.node is not None:
-                await self._book.grant(lease, decision.node, decision.gpus, decision.why)
-                moved = True
+                try:
+                    await self._book.grant(lease, decision.node, decision.gpus, decision.why)
+                    moved = True
+                except (ConflictError, NotFoundError) as exc:
+                    log.warning("lease %s could not be granted on %s: %s", lease.id, decision.node, exc.message)
+                    if await self._book.reload():  # then the line may be another, too
+                        self._line = Line()
+                        return True
+                    line.waiters.append(Waiter(lease.id, lease.request, limit, ()))  # until something changes
             elif not decision.later:
                 await self._book.release(lease.id, _refused(lease.request, decision).message)
                 moved = True

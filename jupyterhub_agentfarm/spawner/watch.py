@@ -88,7 +88,8 @@ class LeaseWatch(LoggingConfigurable):
         self._gone: set[str] = set()
         self._spawners: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
-        self._releases: dict[str, asyncio.Task[None]] = {}
+        #: Releases under way, with the grace that they asked for.
+        self._releases: dict[str, tuple[asyncio.Task[None], float]] = {}
         self._follower: asyncio.Task[None] | None = None
 
     # ---- life ----
@@ -202,13 +203,21 @@ class LeaseWatch(LoggingConfigurable):
             pause = min(pause * 2, self.retry_max_seconds)
 
     def release(self, lease_id: str, grace_seconds: float) -> asyncio.Task[None]:
-        """Return the task that gives the lease back, and tries until the controller has taken it."""
-        task = self._releases.get(lease_id)
-        if task is None or task.done():
-            task = self.tasks.start(self._release(lease_id, grace_seconds), f"releasing lease {lease_id}")
-            task.add_done_callback(lambda _: self._releases.pop(lease_id, None))
-            self._releases[lease_id] = task
+        """Return the task that gives the lease back, and tries until the controller has taken it.
+
+        One that is under way is joined, unless its grace is larger: then the controller is asked to hurry.
+        """
+        known = self._releases.get(lease_id)
+        if known is not None and not known[0].done() and known[1] <= grace_seconds:
+            return known[0]
+        task = self.tasks.start(self._release(lease_id, grace_seconds), f"releasing lease {lease_id}")
+        self._releases[lease_id] = task, grace_seconds
+        task.add_done_callback(lambda _: self._release_ended(lease_id, task))
         return task
+
+    def _release_ended(self, lease_id: str, task: asyncio.Task[None]) -> None:
+        if lease_id in self._releases and self._releases[lease_id][0] is task:
+            del self._releases[lease_id]
 
     async def _place(self, request: PlacementRequest) -> Lease:
         """Ask; a lease of an earlier server of that name, whatever left it behind, goes first."""
@@ -288,7 +297,7 @@ class LeaseWatch(LoggingConfigurable):
         for lease in leases:
             self._put(lease)
         for lease_id in {*self._spawners, *self._waiters} - ids:
-            self.tasks.start(self._look_up(lease_id), f"asking for lease {lease_id}")
+            self.tasks.start_single(self._look_up(lease_id), f"asking for lease {lease_id}")
         for lease in orphans(leases, self.db, self.began_at) if self.db is not None else ():
             self.log.warning("lease %s of %s belongs to no server: it is released", lease.id, lease.owner)
             self.release(lease.id, 0)
@@ -296,12 +305,19 @@ class LeaseWatch(LoggingConfigurable):
         self._snapshot.set()
 
     async def _look_up(self, lease_id: str) -> None:
-        try:
-            self._put(await self.patiently(lambda: self.client.lease(lease_id)))
-        except NotFoundError:
-            self._forget(lease_id)
-        except AgentFarmError as exc:
-            self.log.warning("lease %s could not be asked for: %s", lease_id, exc.message)
+        """Ask what became of a lease, until it is known or nobody wants to know it any more."""
+        pause, level = _FIRST_PAUSE_SECONDS, self.log.warning
+        while lease_id in self._spawners or lease_id in self._waiters:
+            try:
+                self._put(await self.client.lease(lease_id))
+            except NotFoundError:
+                self._forget(lease_id)
+            except AgentFarmError as exc:
+                level("lease %s could not be asked for yet: %s", lease_id, exc.message)
+                await asyncio.sleep(pause)
+                pause, level = min(pause * 2, self.retry_max_seconds), self.log.debug
+                continue
+            return
 
     def _put(self, lease: Lease) -> None:
         known = self._leases.get(lease.id)

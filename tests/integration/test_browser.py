@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hub_process import PASSWORD, HubProcess, hub_process
@@ -21,25 +22,29 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backg
 
 
 @asynccontextmanager
-async def browser_page() -> AsyncIterator[playwright.Page]:
-    """Open a page in the machine's own Chromium."""
+async def browser_page(screenshot: Path) -> AsyncIterator[playwright.Page]:
+    """Open a page in the machine's own Chromium; a failure leaves a `screenshot`."""
     executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     async with playwright.async_playwright() as running:
         browser = await running.chromium.launch(executable_path=executable, args=ARGUMENTS)
         try:
             page = await browser.new_page(viewport={"width": 1400, "height": 900})
             page.set_default_timeout(60_000)
-            yield page
+            try:
+                yield page
+            except BaseException:
+                await page.screenshot(path=screenshot)
+                raise
         finally:
             await browser.close()
 
 
-async def test_from_the_login_to_a_cell_that_sees_its_gpu() -> None:
+async def test_from_the_login_to_a_cell_that_sees_its_gpu(tmp_path: Path) -> None:
     """The whole way of a person, in one sitting."""
     async with (
         ssh_node("n1", "127.0.0.11", sys.executable, simulated_gpus=1) as node,
         hub_process([node.spec]) as hub,
-        browser_page() as page,
+        browser_page(tmp_path / "failed.png") as page,
     ):
         await eventually(lambda: has_a_ready_node(hub), "n1 is ready", timeout=60)
         await page.goto(f"{hub.url}/hub/spawn")
@@ -53,6 +58,7 @@ async def test_from_the_login_to_a_cell_that_sees_its_gpu() -> None:
         await page.wait_for_url(re.compile(r"/user/ada/lab"))
         await page.click(".jp-LauncherCard[data-category=Notebook]")
         await page.wait_for_selector(".jp-Notebook .jp-Cell .cm-content")
+        await page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")  # the kernel listens
         await page.click(".jp-Notebook .jp-Cell .cm-content")
         await page.keyboard.type("import os; print('pinned to', os.environ['CUDA_VISIBLE_DEVICES'])")
         await page.keyboard.press("Shift+Enter")

@@ -97,6 +97,8 @@ async def test_three_people_get_three_nodes_and_gpus_and_the_fourth_waits(hub: H
     assert granted.granted_at is not None
     assert released.released_at is not None
     assert granted.granted_at - released.released_at < 1
+    assert granted.server is not None
+    assert granted.server.started_at - released.released_at < 1  # the node's clock is this machine's
     assert (await hub.run_cell("dan", WHERE)).split() == [freed.node, freed.gpus[0]]
 
 

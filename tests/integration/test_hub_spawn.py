@@ -148,7 +148,7 @@ async def test_a_killed_servers_route_is_gone_at_once(hub: HubProcess) -> None:
         model = await hub.model("ada")
         return model is None or not model["ready"]
 
-    await eventually(gone, "the Hub knows that the server is gone", timeout=3)
+    await eventually(gone, "the Hub knows that the server is gone", timeout=15)
     assert "server stopped, with exit code: 137" in hub.log_text()
     await hub.start_server("ada")
 

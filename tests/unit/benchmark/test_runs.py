@@ -14,7 +14,7 @@ from benchmark_world import World, make_view
 from waiting import eventually
 
 from jupyterhub_agentfarm.benchmark.bench import Bench
-from jupyterhub_agentfarm.benchmark.models import BenchmarkRun, CaseResult, RunRequest, Sample
+from jupyterhub_agentfarm.benchmark.models import BenchmarkRun, CaseResult, RunNode, RunRequest, Sample
 from jupyterhub_agentfarm.errors import ConflictError, InvalidField, NotFoundError
 from jupyterhub_agentfarm.models import Mark
 
@@ -259,6 +259,46 @@ async def test_a_killed_service_marks_its_run(make_bench: Any, world: World, tmp
     await eventually(lambda: world.servers == {}, "the servers are stopped")
     await eventually((tmp_path / "reports" / run.id / "report.html").exists, "the report is written")
     assert 'agentfarm_benchmark_runs_total{suite="tiny",outcome="interrupted"} 1' in second.exposition.text("hub")
+
+
+async def killed_in_a_run(make_bench: Any, world: World) -> Bench:
+    """Return a service that starts where another was killed in a run on n1, whose server takes its time to end."""
+    first = await make_bench()
+    await first.store.add(BenchmarkRun("old", "tiny", "running", "", "ada", 1.0, nodes=(RunNode("n1", "microserver"),)))
+    model = {"name": "bench-n1", "ready": True, "pending": None, "stopped": False, "url": "/user/benchmark/bench-n1/"}
+    world.servers["bench-n1"] = model
+    world.lingering.add("n1")
+    second: Bench = await make_bench()
+    second._servers.stop_timeout = 60
+    await eventually(lambda: world.happened("stop"), "the server of the interrupted run is stopped")
+    return second
+
+
+async def test_a_run_waits_for_the_servers_of_an_interrupted_one(
+    make_bench: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new run starts once the servers of an interrupted one have ended, which have the same names."""
+    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.bench.CLEARING_SECONDS", 30)
+    bench = await killed_in_a_run(make_bench, world)
+    starting = asyncio.create_task(bench.start(RunRequest("tiny"), "ada"))
+    _, waiting = await asyncio.wait({starting}, timeout=0.5)
+    assert waiting
+    world.let_go()
+    run = await starting
+    assert (await finished(bench, run.id)).state == "completed"
+    assert {result.outcome for result in (await outcomes(bench, run.id)).values()} == {"succeeded"}
+
+
+async def test_a_run_is_refused_while_an_interrupted_one_is_not_cleared_up(
+    make_bench: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the servers of an interrupted run do not end in time, the run is refused, and nothing of it is kept."""
+    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.bench.CLEARING_SECONDS", 0.05)
+    bench = await killed_in_a_run(make_bench, world)
+    with pytest.raises(ConflictError, match="servers of an interrupted run"):
+        await bench.start(RunRequest("tiny"), "ada")
+    assert [run.id for run in await bench.store.runs()] == ["old"]
+    world.let_go()
 
 
 async def test_a_stopped_service_interrupts_its_run(make_bench: Any, world: World) -> None:

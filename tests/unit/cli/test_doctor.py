@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import ssl
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tornado import httpserver, netutil, web
 
 from jupyterhub_agentfarm import __version__
 from jupyterhub_agentfarm.cli.environment_checks import check_environment
 from jupyterhub_agentfarm.cli.node_checks import check_node
-from jupyterhub_agentfarm.cli.site_checks import check_databases, check_runtime_dir, hub_url, read_config
+from jupyterhub_agentfarm.cli.site_checks import (
+    check_databases,
+    check_proxy,
+    check_runtime_dir,
+    hub_url,
+    read_config,
+)
 from jupyterhub_agentfarm.errors import NodeUnreachable, RemoteCommandFailed
 from jupyterhub_agentfarm.server.versions import environment
 
@@ -161,11 +173,56 @@ async def test_databases(tmp_path: Path) -> None:
         ({"JupyterHub.bind_url": "http://:9000/base/"}, "http://127.0.0.1:9000/base"),
         ({"JupyterHub.ip": "0.0.0.0", "JupyterHub.port": 9001}, "http://127.0.0.1:9001"),
         ({"JupyterHub.bind_url": "http://10.1.2.3:80"}, "http://10.1.2.3:80"),
+        ({"JupyterHub.bind_url": "https://:9443/b/", "JupyterHub.ssl_cert": "c.pem"}, "https://127.0.0.1:9443/b"),
+        ({"JupyterHub.bind_url": "http://:9443", "JupyterHub.ssl_cert": "c.pem"}, "https://127.0.0.1:9443"),
+        ({"JupyterHub.bind_url": "https://:9443"}, "http://127.0.0.1:9443"),
     ],
 )
 def test_hub_url(settings: dict[str, Any], url: str) -> None:
     """The proxy is looked for where the configuration puts it."""
     assert hub_url(settings) == url
+
+
+def write_certificate(path: Path, name: str) -> None:
+    """Write a key and a certificate that it signs itself, for a host's name."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    until = now + dt.timedelta(days=1)
+    made = x509.CertificateBuilder(who, who, key.public_key(), x509.random_serial_number(), now, until)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+class Health(web.RequestHandler):
+    """What the Hub answers about its health."""
+
+    def get(self) -> None:
+        """Answer as a Hub does."""
+        self.set_header("X-JupyterHub-Version", "6.1.1")
+
+
+async def test_a_proxy_with_tls(tmp_path: Path) -> None:
+    """A proxy that speaks TLS is found, though its certificate is for the public name and not for this address."""
+    certificate = tmp_path / "hub.pem"
+    write_certificate(certificate, "hub.example.org")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    app = web.Application([("/hub/health", Health)], log_function=lambda handler: None)
+    server = httpserver.HTTPServer(app, ssl_options=context)
+    sockets = netutil.bind_sockets(0, "127.0.0.1")
+    server.add_sockets(sockets)
+    config = tmp_path / "jupyterhub_config.py"
+    port = sockets[0].getsockname()[1]
+    config.write_text(f"c.JupyterHub.bind_url = 'https://:{port}'\nc.JupyterHub.ssl_cert = {str(certificate)!r}\n")
+    try:
+        finding = await check_proxy((await read_config(config))[0])
+        assert (finding.level, finding.message) == ("ok", f"JupyterHub 6.1.1 answers at https://127.0.0.1:{port}")
+    finally:
+        server.stop()
+        await server.close_all_connections()
 
 
 async def test_the_command(controller: Any, agentfarm: Any, node_view: Any, runtime_dir: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jupyterhub_agentfarm import __version__
-from jupyterhub_agentfarm.cli.enrol import split_address
+from jupyterhub_agentfarm.cli.enrol import AddNode, split_address
 from jupyterhub_agentfarm.errors import InvalidField
 
 FINGERPRINT = "SHA256:Zm9ydHktdHdvIGlzIHRoZSBhbnN3ZXI"
@@ -142,6 +142,41 @@ async def test_add_with_the_right_fingerprint(controller: Any, agentfarm: Any) -
     spec = controller.nodes["micro-4"]["spec"]
     assert (spec["host"], spec["port"], spec["role"]) == ("10.0.0.4", 2222, "gpuserver")
     assert (spec["labels"], spec["host_key"]) == ({"room": "b", "disk": "nvme"}, "ssh-ed25519 AAAA")
+
+
+async def test_add_with_ports_and_options_of_noded(controller: Any, agentfarm: Any) -> None:
+    """The range of ports and each option for noded reach the node's record, in their order."""
+    options = [
+        "--noded-arg=--telemetry-interval=5",
+        "--port-range",
+        "40000-40999",
+        "--noded-arg=--NodedApp.mountpoints=/",
+    ]
+    ended = await agentfarm(*ADD, "--fingerprint", FINGERPRINT, *options)
+    assert (ended.status, ended.err.endswith("ready\n")) == (0, True)
+    spec = controller.nodes["micro-4"]["spec"]
+    assert spec["port_range"] == [40000, 40999]
+    assert spec["noded_args"] == ["--telemetry-interval=5", "--NodedApp.mountpoints=/"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--port-range=40000", "--port-range must be the first and the last port, as in 40000-40999, not '40000'"),
+        ("--port-range=4-3", "port_range must be the first and the last port, as in [40000, 40999], not (4, 3)"),
+        ("--noded-arg=--state-dir=/srv", "noded_args must be options of noded"),
+    ],
+)
+async def test_add_refuses_ports_and_options(controller: Any, agentfarm: Any, option: str, message: str) -> None:
+    """What is no range of ports, or no option for noded, is refused before the network is touched."""
+    ended = await agentfarm(*ADD, option)
+    assert (ended.status, controller.asked) == (1, [])
+    assert ended.err.startswith(f"agentfarm: {message}")
+
+
+def test_add_says_where_servers_listen_without_an_address() -> None:
+    """The help names the default that a launch has: first the address of the SSH connection, then HOST."""
+    assert "the address that the SSH connection goes to, or HOST" in AddNode.address.help
 
 
 async def test_add_with_another_fingerprint(controller: Any, agentfarm: Any) -> None:

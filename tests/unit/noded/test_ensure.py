@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -169,3 +170,69 @@ async def test_a_second_daemon_gives_up(state_dir: Path) -> None:
         _, err = await process.communicate()
     assert process.returncode == 75
     assert b"another noded runs" in err
+
+
+MANAGED_UNIT = Path(__file__).parents[3] / "share" / "systemd" / "agentfarm-noded.service"
+
+
+async def managed(state_dir: Path) -> asyncio.subprocess.Process:
+    """Start noded as a service manager does."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "jupyterhub_agentfarm.noded", "--managed", f"--state-dir={state_dir}"),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+
+
+async def answers(state_dir: Path) -> int | None:
+    """Return the pid of the noded that answers."""
+    return await asyncio.to_thread(ensure_module.running, state_dir / "noded.sock")
+
+
+async def test_the_place_of_a_managed_noded_is_kept(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the end of a service manager's noded `--ensure` starts none and finds the one that comes next."""
+    monkeypatch.setattr(ensure_module, "MANAGED_SECONDS", 40)
+    first = await managed(state_dir)
+    await eventually(lambda: answers(state_dir), "the service manager's noded answers")
+    first.terminate()
+    await first.wait()
+    asked, started, real = [], [], ensure_module.running
+    monkeypatch.setattr(ensure_module, "running", lambda path: asked.append(path) or real(path))
+    monkeypatch.setattr(ensure_module, "_start", lambda *_: started.append(1))
+    ensuring = asyncio.create_task(
+        asyncio.to_thread(ensure_module.ensure, state_dir / "noded.sock", [f"--state-dir={state_dir}"])
+    )
+    await eventually(lambda: len(asked) > 3 or ensuring.done(), "--ensure looks for a noded again and again")
+    assert started == []
+    second = await managed(state_dir)
+    async with asyncio.timeout(30):
+        assert await ensuring == second.pid
+    assert started == []
+    second.terminate()
+    await second.wait()
+
+
+async def test_without_its_service_manager_a_noded_is_started_after_all(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the service manager's noded does not come, `--ensure` starts one."""
+    monkeypatch.setattr(ensure_module, "MANAGED_SECONDS", 0.2)
+    ensure_module.mark_managed(state_dir)
+    pid = await asyncio.to_thread(ensure_module.ensure, state_dir / "noded.sock", [f"--state-dir={state_dir}"])
+    assert pid == await answers(state_dir)
+
+
+async def test_a_managed_noded_that_finds_its_place_taken_leaves_the_mark(state_dir: Path) -> None:
+    """A service manager that comes later than `--ensure` is waited for once the other noded ends."""
+    await ensure(state_dir)
+    mark = state_dir / "noded.managed"
+    assert not mark.exists()
+    assert await (await managed(state_dir)).wait() == ensure_module.ALREADY_RUNS
+    assert stat.S_IMODE(mark.stat().st_mode) == 0o600
+
+
+def test_our_unit_is_waited_for() -> None:
+    """The unit leaves the mark, and comes again well within the time that `--ensure` waits."""
+    unit = MANAGED_UNIT.read_text("utf-8")
+    assert re.search(r"^ExecStart=.* --managed ", unit, re.MULTILINE)
+    (seconds,) = re.findall(r"^RestartSec=(\d+)$", unit, re.MULTILINE)
+    assert int(seconds) + 5 < ensure_module.MANAGED_SECONDS

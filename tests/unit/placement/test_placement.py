@@ -11,8 +11,9 @@ from node_records import GIB, gpu, node, request
 
 from jupyterhub_agentfarm.errors import ConflictError, PlacementRefused
 from jupyterhub_agentfarm.inventory.database import Database
-from jupyterhub_agentfarm.models import Mark, Node
+from jupyterhub_agentfarm.models import Explanation, Mark, Node
 from jupyterhub_agentfarm.placement import LeaseBook, NodeView, Placement, PlacementPolicy
+from jupyterhub_agentfarm.placement.lease_store import lease_gpus
 
 
 class Nodes:
@@ -192,3 +193,71 @@ async def test_guarantees_of_the_past_count(database: Database) -> None:
     farm.change("a", reported_at=2e9)
     second = await farm.placement.place(request("u1", memory_gib=13))
     assert second.detail == f"a: needs 13 GiB of {32 * GIB // 2**30} GiB memory, 12 GiB are free"
+
+
+async def granted_behind_the_book(database: Database, owner: str, node_name: str) -> str:
+    """Grant a node's one GPU in the database alone, as a commit does that nobody heard of; return the lease's id."""
+    other = LeaseBook(database)
+    return (await other.grant(request(owner, gpus=1), node_name, (f"GPU-{node_name}",), Explanation(0, None))).id
+
+
+async def test_a_line_of_which_the_database_knows_more(database: Database) -> None:
+    """A GPU that is leased in the database alone fails no pass: its lease is found, and the others are served."""
+    farm = Nodes(database, *one_gpu_each("a", "b"))
+    holders = [await farm.placement.place(request(f"u{name}", gpus=1, node=name)) for name in "ab"]
+    first, second = [await farm.placement.place(request(f"w{name}", gpus=1, node=name)) for name in "ab"]
+    for holder in holders:
+        await farm.book.release(holder.id, "stopped")
+    unheard = await granted_behind_the_book(database, "eve", "a")
+    await farm.placement.advance()
+    assert farm.book.get(unheard).gpus == ("GPU-a",)
+    assert farm.book.get(second.id).state == "granted"
+    assert farm.line() == [("wa", 1)]
+    await farm.book.release(unheard, "given back")
+    await farm.placement.advance()
+    assert farm.book.get(first.id).gpus == ("GPU-a",)
+
+
+async def test_a_request_of_which_the_database_knows_more(database: Database) -> None:
+    """A new request that meets such a GPU gets another one; when it is its owner's own, it gets that lease."""
+    farm = Nodes(database, *one_gpu_each("a", "b"))
+    unheard = await granted_behind_the_book(database, "eve", "a")
+    assert (await farm.placement.place(request("ada", gpus=1))).gpus == ("GPU-b",)
+    assert farm.book.get(unheard).node == "a"
+    again = Nodes(database, *one_gpu_each("a"))
+    assert (await again.placement.place(request("eve", gpus=1))).id == unheard
+
+
+async def test_a_gpu_that_stays_in_conflict(database: Database) -> None:
+    """A GPU that the database holds for a lease that ended costs those who wait for it their turn, and nobody else."""
+    farm = Nodes(database, *one_gpu_each("a", "b"))
+    holders = [await farm.placement.place(request(f"u{name}", gpus=1, node=name)) for name in "ab"]
+    first, second = [await farm.placement.place(request(f"w{name}", gpus=1, node=name)) for name in "ab"]
+    for holder in holders:
+        await farm.book.release(holder.id, "stopped")
+    row = {"node": "a", "gpu": "GPU-a", "lease": holders[0].id}
+    await database.run(lambda connection: connection.execute(lease_gpus.insert(), row))
+    await farm.placement.advance()
+    assert farm.book.get(second.id).state == "granted"
+    assert (await farm.placement.place(request("ada"))).state == "granted"
+    assert farm.line() == [("wa", 1)]
+    await database.run(lambda connection: connection.execute(lease_gpus.delete().where(lease_gpus.c.gpu == "GPU-a")))
+    await farm.book.release(second.id, "stopped")
+    await farm.placement.advance()
+    assert farm.book.get(first.id).state == "granted"
+
+
+async def test_a_lease_that_ended_in_the_database_alone(database: Database) -> None:
+    """A book that is loaded anew drops what ended unheard of, says so once, and keeps what is noted of the line."""
+    farm = Nodes(database, *one_gpu_each("a"))
+    held, waiting = [await farm.placement.place(request(owner, gpus=1)) for owner in ("ada", "bob")]
+    other = LeaseBook(database)
+    await other.open()
+    await other.release(held.id, "stopped elsewhere")
+    told: list[tuple[str, str]] = []
+    farm.book.on_change = lambda lease: told.append((lease.id, lease.detail))
+    assert await farm.book.reload()
+    assert not await farm.book.reload()
+    assert told == [(held.id, "stopped elsewhere")]
+    assert farm.book.alive() == [waiting]
+    assert farm.book.on_node("a") == []
