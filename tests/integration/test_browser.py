@@ -58,7 +58,7 @@ async def test_from_the_login_to_a_cell_that_sees_its_gpu(tmp_path: Path) -> Non
         await page.wait_for_url(re.compile(r"/user/ada/lab"))
         await page.click(".jp-LauncherCard[data-category=Notebook]")
         await page.wait_for_selector(".jp-Notebook .jp-Cell .cm-content")
-        await page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")  # the kernel listens
+        await page.wait_for_selector("text=/Python 3.* \\| Idle$/")  # before that JupyterLab drops what is run
         await page.click(".jp-Notebook .jp-Cell .cm-content")
         await page.keyboard.type("import os; print('pinned to', os.environ['CUDA_VISIBLE_DEVICES'])")
         await page.keyboard.press("Shift+Enter")
