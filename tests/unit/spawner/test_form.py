@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import pytest
 from farm_double import FarmDouble
 
 from jupyterhub_agentfarm.spawner.form import view
@@ -63,3 +65,14 @@ async def test_the_page_works_without_the_controller(farm: FarmDouble, user: Any
     page = await user.spawner.get_options_form()
     assert "does not answer" in page
     assert 'name="gpus"' in page
+
+
+@pytest.mark.parametrize(("nodes", "gpus"), [([node("n1", gpu())], "1"), ([node("n1")], "0"), ([], "0")])
+async def test_who_only_presses_start_gets_a_gpu(
+    farm: FarmDouble, user: Any, nodes: list[dict[str, Any]], gpus: str
+) -> None:
+    """The form asks for one GPU where the farm has any, and for none where asking would be refused."""
+    farm.nodes = nodes
+    page = await user.spawner.get_options_form()
+
+    assert re.search(r'name="gpus"[^>]*\bvalue="(\d+)"', page, re.DOTALL)[1] == gpus  # type: ignore[index]
