@@ -80,9 +80,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count what was skipped, by tier and reason."""
     if report.skipped and isinstance(report.longrepr, tuple):
-        tiers = [name for name in (*TIERS, "torch", "hub") if name in report.keywords]
         reason = report.longrepr[2].removeprefix("Skipped: ")
-        tier = tiers[0] if tiers else "other"
+        tiers = [name for name in (*TIERS, "torch", "hub") if name in report.keywords]
+        tier = next((name for name in tiers if reason.startswith(f"{name}: ")), tiers[0] if tiers else "other")
         _skipped[(tier, reason.removeprefix(f"{tier}: "))] += 1
 
 
