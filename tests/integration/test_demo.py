@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from waiting import eventually
 
@@ -29,8 +30,10 @@ def directory() -> Iterator[Path]:
     """Give a short path: the nodes' unix sockets are below it."""
     path = Path(tempfile.mkdtemp(prefix="af"))
     yield path / "demo"
-    for process in find(Layout(path / "demo")):
+    left = find(Layout(path / "demo"))
+    for process in left:
         process.kill()
+    psutil.wait_procs(left, timeout=10)
     shutil.rmtree(path)
 
 
@@ -49,6 +52,10 @@ async def _end(demo: asyncio.subprocess.Process) -> tuple[str, str]:
 def _left(directory: Path) -> list[str]:
     """Return the command lines of the demo's processes."""
     return [" ".join(process.cmdline()) for process in find(Layout(directory))]
+
+
+def _runs(directory: Path, program: str) -> bool:
+    return any(program in line for line in _left(directory))
 
 
 async def test_once(directory: Path) -> None:
@@ -70,12 +77,12 @@ async def test_a_signal_ends_it(directory: Path) -> None:
     demo = await _start(directory, "--once")
     assert demo.stderr is not None
     said = ""
-    while "cell" not in said:  # a notebook runs: there are kernels
+    while "cell" not in said:  # a notebook is under way
         line = await asyncio.wait_for(demo.stderr.readline(), DEADLINE_SECONDS)
         assert line, said
         said += line.decode()
-    assert any("jupyterhub_agentfarm.noded" in line for line in _left(directory))
-    assert any("ipykernel" in line for line in _left(directory))
+    await eventually(lambda: _runs(directory, "ipykernel"), "a kernel runs", 60)
+    assert _runs(directory, "jupyterhub_agentfarm.noded")
     demo.send_signal(signal.SIGTERM)
     _, err = await _end(demo)
     assert demo.returncode == 130
