@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .errors import InvalidField
+from .isolation import Enforcement, Isolation, ResourceLimits
 
 NODED_OPTION = re.compile(r"--(?!state-dir=|simulated-gpus=)[A-Za-z][A-Za-z0-9_.-]*=.*", re.DOTALL)
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -76,6 +77,8 @@ class NodeSpec:
     #: Further options for noded, as in ("--telemetry-interval=5", "--NodedApp.mountpoints=/data"). A noded that runs
     #: already keeps its own until `agentfarm nodes restart-noded`.
     noded_args: tuple[str, ...] = ()
+    #: How its servers are kept apart; None: `Inventory.isolation`.
+    isolation: Isolation | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no node can be."""
@@ -172,6 +175,8 @@ class NodeFacts:
     #: Process id of noded.
     pid: int
     driver_version: str | None = None
+    #: What can keep servers apart and within limits here.
+    enforcement: Enforcement = field(default_factory=Enforcement)
 
 
 @dataclass(frozen=True)
@@ -238,6 +243,13 @@ class LaunchSpec:
     #: Working directory; None: the home of the account. "~" is expanded on the node.
     cwd: str | None = None
     port_range: tuple[int, ...] | None = None
+    #: Hub user whose server it is.
+    owner: str = ""
+    isolation: Isolation = field(default_factory=Isolation)
+    limits: ResourceLimits = field(default_factory=ResourceLimits)
+    #: Names and texts of private files, as keys are: written 0600 into the server's own directory on the node, whose
+    #: path replaces "{server_dir}" in values of `environment`, and gone with the server.
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 # ---- what users ask for, and what they get --------------------------------------------------------------------
@@ -378,6 +390,8 @@ class LaunchOrder:
     protocol: Literal["http", "https"] = "http"
     socket: Literal["inherit", "port"] = "inherit"
     cwd: str | None = None
+    limits: ResourceLimits = field(default_factory=ResourceLimits)
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be started."""

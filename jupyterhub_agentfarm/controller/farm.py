@@ -25,6 +25,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import AgentFarmError, ConflictError, InvalidField, NotFoundError, ServerDied, TransportError
 from ..inventory import Database, Inventory
 from ..inventory.watch import Event, NodeChanged, NodeRemoved, TelemetryArrived
+from ..isolation import Isolation
 from ..models import LaunchOrder, LaunchSpec, Lease, LeaseState, Node, NodeSpec, PlacementRequest, ServerStatus
 from ..placement import LeaseBook, NodeView, Placement, PlacementPolicy
 from ..records import from_json
@@ -133,7 +134,8 @@ class Farm(LoggingConfigurable):
             if lease.state != "granted" or lease.node is None:
                 raise ConflictError(f"lease {lease_id} is {lease.state}, it cannot be launched: {lease.detail}")
             link = self.inventory.link(lease.node)
-            spec = launch_spec(lease, order, self.inventory.node(lease.node).spec, link.peer_address)
+            node = self.inventory.node(lease.node).spec
+            spec = launch_spec(lease, order, node, self.inventory.isolation_of(node), link.peer_address)
             status = await link.client.launch(spec)
             return await self._launched(lease, status, order)
 
@@ -362,7 +364,9 @@ def server_python(node: NodeSpec) -> str:
     return node.server_python or node.python
 
 
-def launch_spec(lease: Lease, order: LaunchOrder, node: NodeSpec, peer_address: str | None = None) -> LaunchSpec:
+def launch_spec(
+    lease: Lease, order: LaunchOrder, node: NodeSpec, isolation: Isolation, peer_address: str | None = None
+) -> LaunchSpec:
     """Return what noded is told: the order, and what the controller knows of lease and node.
 
     Servers of a node without an `address` listen where the controller reaches the node's sshd, `peer_address`: the
@@ -377,4 +381,6 @@ def launch_spec(lease: Lease, order: LaunchOrder, node: NodeSpec, peer_address: 
         gpus=lease.gpus,
         address=node.address or peer_address or node.host,
         port_range=node.port_range,
+        owner=lease.owner,
+        isolation=isolation,
     )

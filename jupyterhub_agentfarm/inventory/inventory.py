@@ -16,7 +16,9 @@ from traitlets import Dict, Instance, List, Unicode, default, validate
 from traitlets.config import LoggingConfigurable
 
 from jupyterhub_agentfarm.errors import ConfigError, ConflictError, InvalidField
+from jupyterhub_agentfarm.isolation import Isolation
 from jupyterhub_agentfarm.models import Mark, Node, NodeSpec
+from jupyterhub_agentfarm.records import from_json
 from jupyterhub_agentfarm.traitlets import Seconds, TraitError
 from jupyterhub_agentfarm.transport import NodeLink, SSHPool
 
@@ -58,6 +60,11 @@ class Inventory(NodeStates, LoggingConfigurable):
         help="""Age from which a node's last report is too old to place a server by (in seconds). Smaller places by
         fresher figures; it must be well above the interval of reports, which is 2 s.""",
     ).tag(config=True)
+    isolation = Dict(
+        help="""How servers are kept apart on nodes that do not say so themselves: `account`, `create_accounts`,
+        `sandbox`, `image` and `engine`, as in `isolation.Isolation`. Empty: all servers of a node run as noded's
+        account, without a sandbox. Example: `{"account": "{username}", "sandbox": "bubblewrap"}`.""",
+    ).tag(config=True)
     pool = Instance(SSHPool, help="Opens the connections.")
 
     def __init__(self, clock: Callable[[], float] = time.time, **kwargs: Any) -> None:
@@ -74,6 +81,18 @@ class Inventory(NodeStates, LoggingConfigurable):
     @default("remote_hosts")
     def _hosts_of_sshspawner(self) -> list[str]:
         return list(self.config.get("SSHSpawner", {}).get("remote_hosts", []))
+
+    @validate("isolation")
+    def _check_isolation(self, proposal: Any) -> Any:
+        try:
+            from_json(Isolation, dict(proposal["value"]), "Inventory.isolation")
+        except InvalidField as exc:
+            raise TraitError(str(exc)) from exc
+        return proposal["value"]
+
+    def isolation_of(self, spec: NodeSpec) -> Isolation:
+        """Return how the servers of a node are kept apart."""
+        return spec.isolation or from_json(Isolation, dict(self.isolation), "Inventory.isolation")
 
     @validate("nodes")
     def _check_nodes(self, proposal: Any) -> Any:

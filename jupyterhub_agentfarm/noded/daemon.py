@@ -20,6 +20,7 @@ from jupyterhub_agentfarm.records import to_json
 from .capping import cap_logs_for_ever
 from .cgroups import Cgroups
 from .connection import Connection
+from .directories import ServerDirectories, root_for
 from .gpus import GpuCollector
 from .launcher import Launcher
 from .methods import Methods
@@ -80,7 +81,11 @@ class Noded:
         self._sampler = Sampler(GpuCollector(settings.nvml_timeout), simulated, settings.mountpoints)
         self._servers_dir = settings.state_dir / "servers"
         self._launcher = Launcher(
-            Store(self._servers_dir), Cgroups(settings.cgroups), self._sampler, self._server_exited
+            Store(self._servers_dir),
+            Cgroups(settings.cgroups),
+            ServerDirectories(root_for(settings.state_dir)),
+            self._sampler,
+            self._server_exited,
         )
         self._methods = Methods(self._launcher, self._sampler, settings.telemetry_interval, settings.nvml_timeout + 2)
 

@@ -17,6 +17,7 @@ from . import procfs
 from .adoption import adopt
 from .cgroups import Cgroups
 from .claims import Claims
+from .directories import ServerDirectories
 from .grace import Grace
 from .pending import Pending
 from .process import check_launch
@@ -51,6 +52,8 @@ class Launcher:
         Where records and logs lie.
     cgroups
         Makes the cgroups.
+    directories
+        Makes the servers' private directories.
     devices
         Knows the GPUs.
     on_exit
@@ -58,10 +61,15 @@ class Launcher:
     """
 
     def __init__(
-        self, store: Store, cgroups: Cgroups, devices: Devices, on_exit: Callable[[ServerStatus], None]
+        self,
+        store: Store,
+        cgroups: Cgroups,
+        directories: ServerDirectories,
+        devices: Devices,
+        on_exit: Callable[[ServerStatus], None],
     ) -> None:
-        self._store, self._devices, self._publish = store, devices, on_exit
-        self._starter = Starter(store, cgroups, procfs.boot_id(), self._ended)
+        self._store, self._directories, self._devices, self._publish = store, directories, devices, on_exit
+        self._starter = Starter(store, cgroups, directories, procfs.boot_id(), self._ended)
         self._claims = Claims()
         self._servers: dict[str, Server] = {}
         self._launches: dict[str, asyncio.Task[ServerStatus]] = {}
@@ -90,10 +98,12 @@ class Launcher:
             if not server.exited.is_set() and not server.watch(self._ended):
                 server.mark_exited(ServerExit("unknown", time.time()))
             self._save(server)
-            if not server.exited.is_set():
+            if server.exited.is_set() and server.status.boot_id != self._starter.boot_id:
+                self._directories.remove(lease)
+            elif not server.exited.is_set():
                 self._claims.hold(lease, server.status.gpus)
                 log.info("Adopted server %s, process %s", lease, server.status.pid)
-            elif server.status.boot_id == self._starter.boot_id:
+            else:
                 self._claims.hold(lease, server.status.gpus)
                 self._settle(server)
 
@@ -177,6 +187,7 @@ class Launcher:
             server.unwatch()
         self._servers.pop(lease, None)
         self._store.delete(lease)
+        self._directories.remove(lease)
         self._claims.release(lease)
 
     async def _wait_for_settling(self, leases: Iterable[str]) -> None:
@@ -211,6 +222,8 @@ class Launcher:
 
     async def _settled(self, server: Server) -> StopResult:
         result = await settle(server, self._devices.free_of)
+        if result.gone:
+            await asyncio.to_thread(self._directories.remove, server.status.lease)
         if result.gone and result.gpus_free:
             self._claims.release(server.status.lease)
         return result

@@ -12,6 +12,7 @@ from pathlib import Path
 from jupyterhub_agentfarm.errors import InvalidField
 from jupyterhub_agentfarm.models import LaunchSpec
 
+from .directories import DIRECTORY_VARIABLE, PLACEHOLDER, check_files
 from .listening import failed
 from .store import check_lease
 
@@ -36,6 +37,7 @@ def check_launch(spec: LaunchSpec) -> None:
         raise InvalidField("gpus", "different UUIDs", spec.gpus)
     if not (spec.base_url.startswith("/") and spec.base_url.endswith("/")):
         raise InvalidField("base_url", "a path that starts and ends with /", spec.base_url)
+    check_files(spec.files)
     port_range = spec.port_range
     if port_range is not None and not (len(port_range) == 2 and 0 < port_range[0] <= port_range[1] < 65536):
         raise InvalidField("port_range", "the first and the last port", port_range)
@@ -61,7 +63,7 @@ def base_environment(command: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def server_environment(spec: LaunchSpec, url: str, socket_fd: int | None) -> dict[str, str]:
+def server_environment(spec: LaunchSpec, url: str, socket_fd: int | None, directory: Path) -> dict[str, str]:
     """Return the server's whole environment. Only the leased GPUs can be used in it: none when none was leased."""
     pinned = {
         "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
@@ -69,10 +71,15 @@ def server_environment(spec: LaunchSpec, url: str, socket_fd: int | None) -> dic
         "AGENTFARM_LEASE_ID": spec.lease,
         "AGENTFARM_EPOCH": str(spec.epoch),
         "JUPYTERHUB_SERVICE_URL": url,
+        DIRECTORY_VARIABLE: str(directory),
     }
     if socket_fd is not None:
         pinned[SOCKET_VARIABLE] = str(socket_fd)
-    given = {name: value for name, value in spec.environment.items() if name != SOCKET_VARIABLE}
+    given = {
+        name: value.replace(PLACEHOLDER, str(directory))
+        for name, value in spec.environment.items()
+        if name != SOCKET_VARIABLE
+    }
     return base_environment(spec.command) | given | pinned
 
 

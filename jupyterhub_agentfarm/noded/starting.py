@@ -18,6 +18,7 @@ from jupyterhub_agentfarm.protocol import LAUNCH_SECONDS
 from . import procfs
 from .census import Census
 from .cgroups import Cgroups
+from .directories import ServerDirectories
 from .listening import failed, free_port, listen, service_url
 from .process import server_environment, start
 from .server import Server
@@ -41,14 +42,24 @@ class Starter:
         Where records and logs lie.
     cgroups
         Makes the cgroups.
+    directories
+        Makes the servers' private directories.
     boot_id
         This boot of the node.
     on_exit
         Called when a server's process ended.
     """
 
-    def __init__(self, store: Store, cgroups: Cgroups, boot_id: str, on_exit: Callable[[Server], None]) -> None:
-        self._store, self._cgroups, self.boot_id, self._on_exit = store, cgroups, boot_id, on_exit
+    def __init__(
+        self,
+        store: Store,
+        cgroups: Cgroups,
+        directories: ServerDirectories,
+        boot_id: str,
+        on_exit: Callable[[Server], None],
+    ) -> None:
+        self._store, self._cgroups, self._directories = store, cgroups, directories
+        self.boot_id, self._on_exit = boot_id, on_exit
 
     async def start(
         self, spec: LaunchSpec, began: Callable[[Server], None], permit: Callable[[], None] = lambda: None
@@ -113,7 +124,8 @@ class Starter:
         # Written before the process exists: a noded that is killed right now leaves no server unknown.
         self._store.save(Record(status))
         socket_fd = None if sock is None else sock.fileno()
-        environment = server_environment(spec, service_url(spec, port), socket_fd)
+        directory = await asyncio.to_thread(self._directories.create, spec.lease, spec.files)
+        environment = server_environment(spec, service_url(spec, port), socket_fd, directory)
         log_fd = self._store.open_log(spec.lease)
         try:
             child = await asyncio.to_thread(start, spec, environment, log_fd, socket_fd)

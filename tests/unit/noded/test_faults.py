@@ -20,6 +20,7 @@ from jupyterhub_agentfarm.models import LaunchSpec, ServerStatus
 from jupyterhub_agentfarm.noded import launcher as launcher_module
 from jupyterhub_agentfarm.noded import procfs
 from jupyterhub_agentfarm.noded.cgroups import Cgroups
+from jupyterhub_agentfarm.noded.directories import ServerDirectories
 from jupyterhub_agentfarm.noded.gpus import GpuCollector
 from jupyterhub_agentfarm.noded.grace import Grace
 from jupyterhub_agentfarm.noded.launcher import Launcher
@@ -71,7 +72,9 @@ class Farm:
     def __init__(self, folder: Path) -> None:
         simulated = SimulatedGpus(1, str(folder))
         self.store, self.devices, self.published = FullStore(folder), SlowSampler(simulated), list[ServerStatus]()
-        self.launcher = Launcher(self.store, Cgroups(enabled=False), self.devices, self.published.append)
+        self.launcher = Launcher(
+            self.store, Cgroups(enabled=False), ServerDirectories(folder / "run"), self.devices, self.published.append
+        )
         self._gpus = simulated.uuids
         #: No other test's, and no other run's, server has it in its name.
         self._prefix = f"t{os.getpid()}-"

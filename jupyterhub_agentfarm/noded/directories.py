@@ -1,0 +1,106 @@
+"""A private directory for each server: its keys, and what noded tells it while it runs.
+
+``<root>/<lease>/`` has mode 0700 and the server's account as its owner; every file in it is 0600. The server finds it
+in ``AGENTFARM_SERVER_DIR``. It is gone when nothing is left of the server.
+
+As root, the root is ``/run/agentfarm``, in memory and open to the servers' accounts; otherwise it is in the state
+directory. A server may write into its own directory, so noded follows no link there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from jupyterhub_agentfarm.errors import InvalidField
+
+from .store import check_lease
+
+#: Names the directory to the server.
+DIRECTORY_VARIABLE = "AGENTFARM_SERVER_DIR"
+#: Stands for the directory in values of the server's environment.
+PLACEHOLDER = "{server_dir}"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def root_for(state_dir: Path) -> Path:
+    """Return where the directories of a noded with this state directory lie."""
+    return Path("/run/agentfarm") if os.geteuid() == 0 else state_dir / "run"
+
+
+def check_files(files: Iterable[str]) -> None:
+    """Refuse names that are not those of plain files.
+
+    Raises
+    ------
+    InvalidField
+        A name has a slash, or begins with a dot.
+    """
+    for name in files:
+        if not _NAME.fullmatch(name):
+            raise InvalidField("files", "names of letters, digits, dots, hyphens and underscores", name)
+
+
+class ServerDirectories:
+    """Makes and removes them.
+
+    Parameters
+    ----------
+    root
+        Where they lie.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, lease: str) -> Path:
+        """Return where a server's directory is, or would be."""
+        return self._root / check_lease(lease)
+
+    def create(self, lease: str, files: Mapping[str, str], owner: tuple[int, int] | None = None) -> Path:
+        """Make a server's directory anew, with `files` by name, owned by the user and group ids of `owner`."""
+        check_files(files)
+        self.remove(lease)
+        self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        path = self.path(lease)
+        path.mkdir(mode=0o700)
+        for name, text in files.items():
+            self.write(lease, name, text, owner)
+        if owner is not None:
+            os.chown(path, *owner)
+        return path
+
+    def write(self, lease: str, name: str, text: str, owner: tuple[int, int] | None = None) -> None:
+        """Write a file of a server; a reader sees the old one or the new one, never a part.
+
+        Raises
+        ------
+        OSError
+            There is no such directory, or it is full.
+        """
+        check_files([name])
+        folder = os.open(self.path(lease), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        new = f".{secrets.token_hex(8)}"
+        try:
+            handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                if owner is not None:
+                    os.fchown(file.fileno(), *owner)
+            os.replace(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def owner(self, lease: str) -> tuple[int, int]:
+        """Return the user and group ids that a server's directory belongs to."""
+        found = self.path(lease).stat()
+        return found.st_uid, found.st_gid
+
+    def remove(self, lease: str) -> None:
+        """Remove a server's directory and what is in it; one that is not there is fine."""
+        shutil.rmtree(self.path(lease), ignore_errors=True)
