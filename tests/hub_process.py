@@ -76,16 +76,18 @@ class HubProcess:
 
     # ---- the process ----
 
+    def command(self) -> list[str]:
+        """Return the Hub's program and arguments."""
+        return [
+            *(sys.executable, "-m", "jupyterhub", "-f", str(share_path("jupyterhub_config.py"))),
+            f"--Spawner.environment=HOME={self.directory / 'home'}",  # not the home of who runs the tests
+        ]
+
     async def start(self) -> None:
         """Start the Hub and return when it answers through its proxy."""
         with self.log_path.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "jupyterhub",
-                "-f",
-                str(share_path("jupyterhub_config.py")),
-                f"--Spawner.environment=HOME={self.directory / 'home'}",  # not the home of who runs the tests
+                *self.command(),
                 cwd=self.directory,
                 env=self.environment,
                 stdout=log,
@@ -261,13 +263,17 @@ async def _execute(channels: aiohttp.ClientWebSocketResponse, code: str) -> str:
 
 
 @asynccontextmanager
-async def hub_process(nodes: Sequence[NodeSpec], **environment: str) -> AsyncIterator[HubProcess]:
+async def hub_process(
+    nodes: Sequence[NodeSpec], *, kind: type[HubProcess] = HubProcess, **environment: str
+) -> AsyncIterator[HubProcess]:
     """Run a Hub with these nodes.
 
     Parameters
     ----------
     nodes
         Their specifications, with port and host key.
+    kind
+        The class of the Hub's process.
     environment
         More variables; AGENTFARM_SERVICES="agentfarm" is the default.
     """
@@ -288,7 +294,7 @@ async def hub_process(nodes: Sequence[NodeSpec], **environment: str) -> AsyncIte
         "AGENTFARM_SERVICES": "agentfarm",
         "AGENTFARM_TEST_HUB": str(directory),
     }
-    hub = HubProcess(directory, settings | environment)
+    hub = kind(directory, settings | environment)
     try:
         await hub.start()
         yield hub
