@@ -1,4 +1,5 @@
 # demo: a whole farm on this machine      test: every tier this machine can run
+# test-faults: the acceptance tests    soak: starts, stops and faults for DURATION (10m, 24h)
 # check: lint, types, layers, docstrings  bench: side-by-side measurements into benchmark/results/
 #
 # Python is the first of python3.13 … python3.11, python3 that is at least 3.11; another one: make demo PYTHON=/path/to/python
@@ -15,7 +16,7 @@ SOURCES := jupyterhub_agentfarm tests benchmark jupyterhub_config.py
 # Some tools insist on a home that they can write to.
 export PIP_CACHE_DIR ?= $(SCRATCH)/pip
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-faults soak check bench clean
 
 demo: $(VENV)/.demo
 	@exec $(BIN)/agentfarm demo --dir $(DEMO_DIR) $(if $(ONCE),--once)
@@ -24,6 +25,20 @@ test: $(VENV)/.test
 	@sh tests/install_tiers.sh
 	$(BIN)/python -m pytest $(ARGS)
 	@$(if $(ARGS),:,sh tests/netns_tier.sh $(BIN)/python -m pytest -m netns)
+
+# The acceptance tests, at separate hosts; their table is printed, and kept in benchmark/results/.
+FAULTS_RESULTS ?= $(CURDIR)/benchmark/results/faults-$(shell date +%F)
+test-faults: $(VENV)/.test
+	@sh tests/install_tiers.sh
+	FAULTS_RESULTS="$(FAULTS_RESULTS)" $(BIN)/python -m pytest -m 'faults and not soak' tests/faults $(ARGS)
+
+DURATION ?= 10m
+soak: $(VENV)/.test
+	@sh tests/install_tiers.sh
+	@seconds=$$(echo "$(DURATION)" | awk '/^[0-9]+[smhd]?$$/ {u = substr($$0, length); n = $$0 + 0; \
+		print n * (u == "m" ? 60 : u == "h" ? 3600 : u == "d" ? 86400 : 1)}'); \
+	[ -n "$$seconds" ] || { echo "make: DURATION is a number of seconds, or as in 10m, 24h, 7d" >&2; exit 1; }; \
+	SOAK_SECONDS=$$seconds $(BIN)/python -m pytest -m soak tests/faults/test_soak.py $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check $(SOURCES)

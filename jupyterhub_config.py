@@ -32,6 +32,15 @@ c.ConfigurableHTTPProxy.command = json.loads(env("AGENTFARM_PROXY_COMMAND", '["c
 c.JupyterHub.hub_ip = env("AGENTFARM_HUB_IP", "127.0.0.1")
 c.JupyterHub.hub_port = int(hub_port)
 
+# ---- Encryption between the parts ---------------------------------------------------------------------------------
+
+# Hub, proxy, services and the users' servers on the nodes talk TLS and show each other certificates, which the Hub
+# makes; what users' browsers see of the proxy is bind_url's. Switch it when no server runs. Servers verify the Hub by
+# the name or address that they call it by: configure() takes that from the lines above, and more can be named here:
+#   c.JupyterHub.trusted_alt_names = ["DNS:hub.farm.example", "IP:10.0.0.1"]
+c.JupyterHub.internal_ssl = env("AGENTFARM_INTERNAL_SSL") == "1"
+c.JupyterHub.internal_certs_location = str(Path(env("AGENTFARM_DATA_DIR", ".")).absolute() / "internal-ssl")
+
 # ---- Where things are kept ----------------------------------------------------------------------------------------
 
 data_dir = Path(env("AGENTFARM_DATA_DIR", ".")).absolute()
@@ -72,6 +81,10 @@ if env("AGENTFARM_DEMO_PASSWORD"):  # the demo and the tests: one password for a
 #       },
 #   ]
 #   c.SSHPool.client_keys = ["/etc/jupyterhub/farm_ed25519"]
+#
+# Or with certificates that are good for some minutes, so that no key on the Hub logs in: `agentfarm ca init PATH` makes
+# the authority, and says what the nodes need to trust it (TrustedUserCAKeys):
+#   c.SSHPool.user_ca = "/etc/jupyterhub/agentfarm_ca"
 if env("AGENTFARM_NODES"):  # a JSON file with such a list
     c.Inventory.nodes = json.loads(Path(env("AGENTFARM_NODES")).read_text())
 if env("AGENTFARM_CLIENT_KEY"):
@@ -83,7 +96,33 @@ if env("AGENTFARM_CLIENT_KEY"):
 #   c.AgentFarmSpawner.queue_timeout = "8h"     longest wait in line
 #   c.Spawner.mem_guarantee = "4G"              what must be free on a node before a server is put there
 #   c.Spawner.notebook_dir = "~/work"           on the node
+#   c.AgentFarmSpawner.max_tries = 3            nodes to try when nodes are at fault
+#   c.AgentFarmSpawner.max_restarts = 3         in an hour, of servers with "restart": "on-node-failure"
 c.Spawner.default_url = "/lab"
+
+# ---- What keeps servers apart -------------------------------------------------------------------------------------
+
+# Without these, all servers of a node run as its farm account and see each other. A node may say otherwise, by
+# "isolation" in its entry above, and refuses a server that it cannot keep apart as chosen; `agentfarm doctor` says what
+# each node can. An account of each user's own needs a node whose "user" is root:
+#   c.Inventory.isolation = {"account": "{username}", "sandbox": "bubblewrap"}
+#   c.Inventory.isolation = {"account": "hub-{username}", "create_accounts": True}
+#   c.Inventory.isolation = {"sandbox": "bubblewrap"}             one account, a home for each user
+#   c.Inventory.isolation = {"sandbox": "container", "image": "our/jupyter:2026", "engine": "podman"}
+# The most that a server may use:
+#   c.Spawner.mem_limit = "16G"
+#   c.Spawner.cpu_limit = 8
+#   c.AgentFarmSpawner.process_limit = 2000     processes and threads
+
+# ---- Who may have how much, and who is next -----------------------------------------------------------------------
+
+# `agentfarm quota` shows use beside limits. A member of several groups has the largest of their limits.
+#   c.PlacementPolicy.max_servers_per_owner = 4
+#   c.PlacementPolicy.max_gpus_per_owner = 2
+#   c.PlacementPolicy.group_max_gpus = {"training": 8}
+#   c.PlacementPolicy.max_gpu_hours_per_owner = 100
+#   c.PlacementPolicy.gpu_hours_window = "7d"
+#   c.PlacementPolicy.fairness = "none"         when full, by arrival alone; otherwise owners take turns
 
 # ---- The farm -----------------------------------------------------------------------------------------------------
 

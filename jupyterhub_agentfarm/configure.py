@@ -29,10 +29,11 @@ import aiohttp
 from traitlets.config import Config
 from traitlets.config.loader import LazyConfigValue
 
+from . import encryption
 from .accounts import check_benchmark_user
 from .errors import ConfigError
 from .handover import write_service_config
-from .services import ADMIN_ROLE, local
+from .services import ADMIN_ROLE, local, tls
 
 CONTROLLER = "agentfarm"
 BENCHMARK = "benchmark"
@@ -129,8 +130,8 @@ def configure(c: Config, **settings: Any) -> None:
     except TypeError as exc:
         known = ", ".join(FarmSettings.__dataclass_fields__)
         raise ConfigError(f"configure() takes {known}; it was called with {', '.join(settings)}") from exc
-    if _get(c, "JupyterHub", "internal_ssl"):
-        raise ConfigError("AgentFarmSpawner has no internal_ssl yet: set c.JupyterHub.internal_ssl = False")
+    if encryption.encrypted(c):
+        encryption.encrypt(c)
     if BENCHMARK in farm.services:
         check_benchmark_user(c, farm.benchmark_user)
         _default(c, "NodeServers", "hub_user", farm.benchmark_user)
@@ -199,20 +200,32 @@ def _set_defaults(c: Config) -> None:
     tornado_settings = dict(_get(c, "JupyterHub", "tornado_settings") or {})
     tornado_settings.setdefault("slow_spawn_timeout", _SLOW_SPAWN_SECONDS)
     c.JupyterHub.tornado_settings = tornado_settings
+    _set_notices(c)
+
+
+def _set_notices(c: Config) -> None:
+    """Have the Hub's pages tell users why their servers ended, beside what the site announces."""
+    from .spawner.notices import Notices  # the Hub's own modules, which are read here and not by whoever imports this
+
+    shown = dict(_get(c, "JupyterHub", "template_vars") or {})
+    if not isinstance(shown.get("announcement"), Notices):
+        shown["announcement"] = Notices(shown.get("announcement", ""))
+    c.JupyterHub.template_vars = shown
 
 
 def _set_services(c: Config, farm: FarmSettings) -> None:
     ports = {CONTROLLER: farm.controller_port, BENCHMARK: farm.benchmark_port}
     config_file = write_service_config(c, Path(farm.runtime_dir))
     taken = {service["name"] for service in _get(c, "JupyterHub", "services") or []}
-    added = [_service(name, ports[name], farm, config_file) for name in farm.services if name not in taken]
+    certs_dir = str(encryption.certs_dir(c)) if encryption.encrypted(c) else ""
+    added = [_service(name, ports[name], farm, config_file, certs_dir) for name in farm.services if name not in taken]
     _extend(c, "JupyterHub", "services", added)
 
 
-def _service(name: str, port: int, farm: FarmSettings, config_file: Path) -> dict[str, Any]:
+def _service(name: str, port: int, farm: FarmSettings, config_file: Path, certs_dir: str) -> dict[str, Any]:
     service: dict[str, Any] = {
         "name": name,
-        "url": f"http://127.0.0.1:{port}",
+        "url": f"{'https' if certs_dir else 'http'}://127.0.0.1:{port}",
         "oauth_no_confirm": True,
         "oauth_client_allowed_scopes": [
             f"access:services!service={name}",
@@ -222,7 +235,8 @@ def _service(name: str, port: int, farm: FarmSettings, config_file: Path) -> dic
     if name == CONTROLLER and farm.controller == "external":
         return service | {"api_token": farm.controller_token}
     command = [sys.executable, "-m", _MODULES[name], "--config", str(config_file)]
-    return service | {"command": command, "environment": _environment(farm, os.environ)}
+    certs = {tls.ENV_CERTS_DIR: certs_dir} if certs_dir else {}
+    return service | {"command": command, "environment": _environment(farm, os.environ) | certs}
 
 
 def _environment(farm: FarmSettings, environ: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,8 @@
     AgentFarmError
     ├── ConfigError              an option of the configuration cannot be used
     ├── InvalidField             a field of a request or a file has the wrong form
+    ├── BodyTooLarge             a request's body is longer than the service reads
+    ├── WrongContentType         a request's body is not declared as JSON
     ├── NotFoundError            the named thing does not exist
     ├── ConflictError            the thing exists, but not in a state that allows this
     ├── PlacementRefused         no node could ever serve the request
@@ -13,7 +15,8 @@
     ├── ProtocolError            the peer does not speak this version of the protocol
     ├── TransportError           a node could not be reached or did not do as told
     │   ├── NodeUnreachable      no connection, or it was lost
-    │   ├── HostKeyRefused       the node's host key is not the pinned one
+    │   │   └── LoginRefused     the node does not take our key or certificate
+    │   ├── HostKeyRefused       the node's host key does not vouch for it
     │   └── RemoteCommandFailed  a command on the node ended with a non-zero status
     ├── NodedError               noded answered with an error of its own
     │   ├── GpuBusy              a live server holds the GPU
@@ -76,15 +79,42 @@ class InvalidField(AgentFarmError):
     http_status = 400
 
     def __init__(self, field: str, wanted: str, got: object) -> None:
-        self.field, self.wanted, self.got = field, wanted, got
+        self.field, self.wanted, self.got = field if len(field) <= 100 else f"{field[:97]}...", wanted, got
         shown = repr(got)
         if len(shown) > 80:
             shown = shown[:77] + "..."
-        super().__init__(f"{field} must be {wanted}, not {shown}")
+        super().__init__(f"{self.field} must be {wanted}, not {shown}")
 
     def facts(self) -> dict[str, object]:
         """Return the field and the form wanted."""
         return {"field": self.field, "wanted": self.wanted}
+
+
+class BodyTooLarge(AgentFarmError):
+    """The request's body is longer than this service reads."""
+
+    reason = "too_large"
+    http_status = 413
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        super().__init__(f"the request's body is longer than the {max_bytes} bytes that are read here")
+
+    def facts(self) -> dict[str, object]:
+        """Return the most that is read."""
+        return {"max_bytes": self.max_bytes}
+
+
+class WrongContentType(AgentFarmError):
+    """The request's body is not declared as JSON."""
+
+    reason = "content_type"
+    http_status = 415
+
+    def __init__(self, content_type: str) -> None:
+        self.content_type = content_type
+        shown = repr(content_type[:80]) if content_type else "none"
+        super().__init__(f"a request's body must be sent with Content-Type: application/json, not {shown}")
 
 
 class NotFoundError(AgentFarmError):
@@ -130,10 +160,24 @@ class PlacementRefused(AgentFarmError):
 
 
 class QuotaExceeded(AgentFarmError):
-    """The owner may not have more."""
+    """The owner may not have more.
+
+    Parameters
+    ----------
+    known
+        Which quota, and what is known of it: `quota`, `used`, `limit`, and `frees_at`, when some of it is free again.
+    """
 
     reason = "quota"
     http_status = 403
+
+    def __init__(self, message: str | None = None, known: Mapping[str, object] | None = None) -> None:
+        self.known = dict(known or {})
+        super().__init__(message)
+
+    def facts(self) -> dict[str, object]:
+        """Return what is known of the quota."""
+        return self.known
 
 
 class FarmUnavailable(AgentFarmError):
@@ -172,8 +216,14 @@ class NodeUnreachable(TransportError):
     http_status = 503
 
 
+class LoginRefused(NodeUnreachable):
+    """The node does not take the key or certificate that the controller logs in with."""
+
+    reason = "login_refused"
+
+
 class HostKeyRefused(TransportError):
-    """The node's host key is not the one that was pinned at enrolment."""
+    """The node's host key or certificate is not one that vouches for it."""
 
     reason = "host_key"
 

@@ -28,7 +28,8 @@ class Isolation:
     #: Make the account when the node does not have it.
     create_accounts: bool = False
     sandbox: Sandbox = "none"
-    #: Image that servers start from; needed by, and only for, the sandbox "container".
+    #: Image that servers start from; needed by, and only for, the sandbox "container". It must be on the node, and have
+    #: a Python with jupyterhub-agentfarm[server], whose path in the image is the node's `server_python`.
     image: str | None = None
     #: What runs containers.
     engine: Engine = "docker"

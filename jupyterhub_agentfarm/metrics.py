@@ -18,9 +18,15 @@ Scope = Literal["hub", "node"]
 
 NODE_ROLES = ("microserver", "gpuserver")
 NODE_STATUSES = ("ready", "cordoned", "draining", "unreachable", "down")
+#: Why a node's connection was refused, by it or by us.
+NODE_REFUSALS = ("host_key", "login_refused")
 LEASE_STATES = ("waiting", "granted", "running", "stopping")
 TASK_OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled", "lost")
 CASE_OUTCOMES = (*TASK_OUTCOMES, "skipped")
+#: Why servers end: the words of `models.LeaseEnd` for leases that had one.
+EXIT_CAUSES = ("exited", "signal", "oom", "stopped", "drained", "node_down", "node_restarted", "unknown")
+#: "limited": it had been started again too often; "failed": the Hub refused the new start.
+RESTART_OUTCOMES = ("started", "failed", "limited")
 RUN_OUTCOMES = ("completed", "failed", "cancelled", "interrupted")
 #: Upper bounds of the histogram of case durations.
 DURATION_BUCKETS_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
@@ -74,6 +80,12 @@ _DEFINED = (
         unit="seconds",
         outlives=True,
     ),
+    _counter(
+        "node_refused_total",
+        "Connections that ended because the node's host key was refused, or our login.",
+        ("node", "reason"),
+        "node",
+    ),
     _node("node_clock_skew_seconds", "The controller's clock minus the node's.", unit="seconds"),
     _node("node_boot_time_seconds", "When the node was started; uptime is time() minus this.", unit="seconds"),
     _node("node_cpus", "Logical processors of the node."),
@@ -102,6 +114,9 @@ _DEFINED = (
     _hub("farm_gpu_utilization_ratio", "Mean over the GPUs of all live nodes.", unit="ratio"),
     _hub("farm_gpu_memory_used_bytes", "Memory in use, over the GPUs of all live nodes.", unit="bytes"),
     _hub("farm_gpu_memory_total_bytes", "Memory of the GPUs of all live nodes.", unit="bytes"),
+    # ---- servers that end ----
+    _counter("server_exits_total", "Servers of the node that ended, by cause.", ("node", "cause"), "node"),
+    _counter("server_restarts_total", "Servers whose node failed, by what their restart came to.", ("outcome",), "hub"),
     # ---- the benchmark ----
     _counter("tasks_finished_total", "Units of work that ended on the node.", ("node", "outcome"), "node"),
     _counter("benchmark_cases_total", "Benchmark cases that ended on the node.", _CASE_LABELS, "node"),

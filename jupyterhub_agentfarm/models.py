@@ -15,6 +15,9 @@ from .errors import InvalidField
 from .isolation import Enforcement, Isolation, ResourceLimits
 
 NODED_OPTION = re.compile(r"--(?!state-dir=|simulated-gpus=)[A-Za-z][A-Za-z0-9_.-]*=.*", re.DOTALL)
+HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_:][A-Za-z0-9_:%-]{0,62}(\.[A-Za-z0-9_:%-]{1,63}){0,126}\.?")
+#: No GPU has more memory: a petabyte.
+_MOST_BYTES = 2**50
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 Role = Literal["microserver", "gpuserver"]
@@ -24,6 +27,20 @@ ServerState = Literal["starting", "running", "exited"]
 Restart = Literal["never", "on-node-failure"]
 GpuHealth = Literal["ok", "absent", "hanging", "failed"]
 ExitCause = Literal["exited", "signal", "oom", "stopped", "unknown"]
+#: Why a lease ended. "withdrawn", "quota" and "not_started" had no server; "stopped" was asked for.
+LeaseEnd = Literal[
+    "stopped",
+    "drained",
+    "exited",
+    "signal",
+    "oom",
+    "unknown",
+    "node_down",
+    "node_restarted",
+    "withdrawn",
+    "quota",
+    "not_started",
+]
 
 
 def check_node_name(name: str, where: str = "name") -> str:
@@ -37,6 +54,19 @@ def check_node_name(name: str, where: str = "name") -> str:
     if not NODE_NAME.fullmatch(name):
         raise InvalidField(where, "1-63 lower-case letters, digits and inner hyphens", name)
     return name
+
+
+def check_host(host: str, where: str = "host") -> str:
+    """Return `host` when a name of the DNS or an IP address can look like it; others cannot even be asked for.
+
+    Raises
+    ------
+    InvalidField
+        It is neither.
+    """
+    if not HOST_NAME.fullmatch(host):
+        raise InvalidField(where, "a host name or an IP address", host)
+    return host
 
 
 # ---- what a node is, as declared ------------------------------------------------------------------------------
@@ -83,8 +113,9 @@ class NodeSpec:
     def __post_init__(self) -> None:
         """Refuse what no node can be."""
         check_node_name(self.name)
-        if not self.host:
-            raise InvalidField("host", "the node's host name or address", self.host)
+        check_host(self.host)
+        if self.address is not None:
+            check_host(self.address, "address")
         if not 0 < self.port < 65536:
             raise InvalidField("port", "a TCP port, 1-65535", self.port)
         if not 0 <= self.simulated_gpus <= 16:
@@ -278,12 +309,14 @@ class UserOptions:
             check_node_name(self.node, "node")
         if not 0 <= self.gpus <= 16:
             raise InvalidField("gpus", "a whole number from 0 to 16", self.gpus)
-        if self.gpu_memory_bytes < 0:
-            raise InvalidField("gpu_memory_bytes", "a number of bytes of at least 0", self.gpu_memory_bytes)
+        if not 0 <= self.gpu_memory_bytes <= _MOST_BYTES:
+            raise InvalidField("gpu_memory_bytes", f"a number of bytes from 0 to {_MOST_BYTES}", self.gpu_memory_bytes)
         if not -100 <= self.priority <= 100:
             raise InvalidField("priority", "a whole number from -100 to 100", self.priority)
         if len(self.gpu_model) > 100:
             raise InvalidField("gpu_model", "at most 100 characters", self.gpu_model)
+        if len(self.labels) > 32 or any(len(text) > 100 for pair in self.labels.items() for text in pair):
+            raise InvalidField("labels", "at most 32 labels of at most 100 characters", f"{len(self.labels)} labels")
 
 
 @dataclass(frozen=True)
@@ -300,6 +333,8 @@ class PlacementRequest:
     memory_bytes: int = 0
     #: Groups of the owner, for quotas.
     groups: tuple[str, ...] = ()
+    #: Nodes not to choose: the server could not be started there.
+    avoid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -369,6 +404,8 @@ class Lease:
     #: Where the server is to be reached, as in "http://10.0.0.11:41001"; None before it was launched.
     url: str | None = None
     server: ServerStatus | None = None
+    #: Why it ended, or is being stopped; `detail` says it to people.
+    end: LeaseEnd | None = None
 
     @property
     def alive(self) -> bool:
@@ -431,6 +468,8 @@ class Node:
     reported_at: float | None = None
     #: Controller's clock minus the node's.
     clock_skew_seconds: float | None = None
+    #: The newest error's fixed reason while the node is not ready, as in "host_key"; "" is none.
+    reason: str = ""
 
     @property
     def name(self) -> str:

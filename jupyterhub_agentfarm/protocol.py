@@ -34,14 +34,19 @@ The methods
     ``launch``     :class:`~.models.LaunchSpec`                        :class:`~.models.ServerStatus`
     ``stop``       :class:`StopParams`                                 :class:`StopResult`, when everything is gone
     ``logs``       :class:`LogsParams`                                 ``{"text": "…"}``, the last lines of the log
+    ``notify``     :class:`NotifyParams`                               ``{}``: the server shows the notice, or none
     ``forget``     ``{"lease": "3f…"}``                                ``{}``: an ended server's record and log are gone
+    ``orphans``    :class:`OrphansParams`                              ``{"orphans": [Orphan, …]}``: processes that name
+                                                                       a lease without a record
     =============  ==================================================  =============================================
 
     ``hello`` comes first; any other method before it is answered ``protocol``. A ``launch`` whose lease runs
     already answers with the status of the running server, so a repeated launch starts nothing twice. A ``launch``
     with an older epoch than the one noded knows for that lease is refused. ``stop`` of an unknown lease is
     a success: it is gone. noded forgets an ended server by itself after a day; ``forget`` is for who wants its log
-    gone sooner, and the controller does not ask for it.
+    gone sooner, and the controller does not ask for it. ``orphans`` also tells noded which leases of the node the
+    controller holds: noded ends an orphan after its ``--orphan-grace``, and only when the controller has asked since
+    the orphan was first seen and did not name its lease.
 
 The events
     =================  ========================================================================
@@ -66,12 +71,14 @@ from typing import Any, Literal
 from .errors import ProtocolError
 
 PROTOCOL_VERSION = 1
+#: Name of the file in a server's private directory that holds its notice.
+NOTICE_FILE = "notice.json"
 #: How long noded may take to answer ``launch``, in seconds. A server that binds its port itself must have done so.
 LAUNCH_SECONDS = 90.0
 #: A launch carries an environment, a log tail some lines: 4 MiB is far above both.
 MAX_LINE_BYTES = 4 * 2**20
 
-Method = Literal["hello", "subscribe", "telemetry", "servers", "launch", "stop", "logs", "forget"]
+Method = Literal["hello", "subscribe", "telemetry", "servers", "launch", "stop", "logs", "notify", "forget", "orphans"]
 Event = Literal["telemetry", "server_exited"]
 
 
@@ -109,10 +116,52 @@ class LogsParams:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What a server is to tell its user, in :data:`NOTICE_FILE`."""
+
+    #: What happens, without a full stop.
+    message: str
+    #: When it was decided.
+    at: float
+    #: When the server is stopped; None: it is not.
+    deadline_at: float | None = None
+
+
+@dataclass(frozen=True)
+class NotifyParams:
+    """Have a server tell its user something; None takes back what it was to tell."""
+
+    lease: str
+    notice: Notice | None
+
+
+@dataclass(frozen=True)
 class LeaseParams:
     """Names one server."""
 
     lease: str
+
+
+@dataclass(frozen=True)
+class OrphansParams:
+    """List processes that no record stands for."""
+
+    #: The leases of this node that the controller holds.
+    held: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A process on a node that names a lease of which noded has no record."""
+
+    pid: int
+    #: Field 22 of /proc/PID/stat: makes a reused pid visible.
+    pid_start_ticks: int
+    lease: str
+    #: The node's clock.
+    started_at: float
+    #: When noded saw it first, by the node's clock.
+    seen_at: float
 
 
 def encode(message: dict[str, Any]) -> bytes:

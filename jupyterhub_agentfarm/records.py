@@ -124,7 +124,10 @@ def _mapping(item: Any, value: object, where: str) -> dict[str, Any]:
 
 def _scalar(annotation: Any, value: object, where: str) -> Any:
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as exc:
+            raise InvalidField(where, "a number of at most 300 digits", "a longer one") from exc
     if isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool)):
         return value
     raise InvalidField(where, _SCALARS[annotation], value)

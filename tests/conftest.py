@@ -41,8 +41,23 @@ def _no_namespaces() -> str | None:
     return netns.why_not()
 
 
+def _no_sandbox() -> str | None:
+    missing = _program("bubblewrap", "bwrap")()
+    if missing is not None:
+        return missing
+    from jupyterhub_agentfarm.noded.isolation.bubblewrap import Bubblewrap
+
+    return Bubblewrap().why_not()
+
+
 def _no_gpu() -> str | None:
     return None if Path("/dev/nvidiactl").exists() else "this machine has no NVIDIA GPU"
+
+
+def _no_docker() -> str | None:
+    import container_image
+
+    return container_image.why_no_docker()
 
 
 #: For each marker: returns why its tests cannot run here, or None.
@@ -52,6 +67,8 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "browser": _program("chromium", "chromium", "chromium-browser", "google-chrome"),
     "prometheus": _program("prometheus", "promtool"),
     "gpu": _no_gpu,
+    "bwrap": _no_sandbox,
+    "docker": _no_docker,
 }
 
 _skipped: Counter[tuple[str, str]] = Counter()

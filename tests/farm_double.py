@@ -44,9 +44,11 @@ class FarmDouble:
         self.answering.set()
         self.on_launch: Any = lambda lease: None
         self.url = ""
+        #: Paths, as they came, of the requests to servers.
+        self.paths: list[str] = []
         self._epochs = itertools.count(1)
         self._streams: set[asyncio.Queue[str | None]] = set()
-        self._servers: list[httpserver.HTTPServer] = []
+        self._servers: dict[str, httpserver.HTTPServer] = {}
 
     def place(self, request: PlacementRequest) -> Lease:
         """Make a lease."""
@@ -98,14 +100,27 @@ class FarmDouble:
 
     def serve(self, lease: Lease) -> str:
         """Return the URL of a server that answers as the lease's."""
+        return f"http://127.0.0.1:{self.listen(lease.id, 0)}"
+
+    def listen(self, lease_id: str, port: int) -> int:
+        """Have the lease's server answer on `port`, 0 for a free one; return the port."""
         headers = dict(self.server_headers)
         if not self.strangers:
-            headers["X-AgentFarm-Lease"] = lease.id
-        sockets = netutil.bind_sockets(0, "127.0.0.1")
-        server = httpserver.HTTPServer(web.Application([(r".*", _Server, {"headers": headers})]))
-        server.add_sockets(sockets)
-        self._servers.append(server)
-        return f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+            headers["X-AgentFarm-Lease"] = lease_id
+        (socket,) = netutil.bind_sockets(port, "127.0.0.1")
+        server = httpserver.HTTPServer(web.Application([(r".*", _Server, {"headers": headers, "paths": self.paths})]))
+        server.add_socket(socket)
+        self._servers[lease_id] = server
+        return int(socket.getsockname()[1])
+
+    async def cut_off(self, lease_id: str) -> int:
+        """Let nobody reach the lease's server; return the port for `listen`."""
+        server = self._servers.pop(lease_id)
+        server.stop()
+        await server.close_all_connections()
+        status = self.get(lease_id).server
+        assert status is not None
+        return status.port
 
     def end(self, lease_id: str, **how: Any) -> None:
         """Let a server end by itself."""
@@ -117,7 +132,7 @@ class FarmDouble:
     async def aclose(self) -> None:
         """Stop every server."""
         self.hang_up()
-        for server in self._servers:
+        for server in self._servers.values():
             server.stop()
             await server.close_all_connections()
 
@@ -135,7 +150,8 @@ class FarmDouble:
 
 
 class _Server(web.RequestHandler):
-    def initialize(self, headers: dict[str, str]) -> None:
+    def initialize(self, headers: dict[str, str], paths: list[str]) -> None:
+        paths.append(self.request.path)
         for name, value in headers.items():
             self.set_header(name, value)
 

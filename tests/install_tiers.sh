@@ -19,6 +19,8 @@ need prometheus promtool
 need chromium chromium chromium-browser google-chrome
 [ -d /usr/lib/postgresql ] || need postgresql postgres
 need gcc gcc cc
+need bubblewrap bwrap
+need uidmap newuidmap
 
 # The notebooks are also executed with Debian's torch, in an environment made from the system's Python.
 if [ -x /usr/bin/python3 ] && [ -e /etc/debian_version ]; then

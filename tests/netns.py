@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +57,11 @@ class NetnsNode:
     role: Role = "microserver"
     simulated_gpus: int = 1
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    bridge: str = ""
+    #: A node of its own also in /tmp, account, home and boot id, whose sshd can end without it; see `netns_farm`.
+    separate: bool = False
+    #: Variables of whatever is started with the node's Python, for noded; separate nodes only.
+    noded_environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def spec(self) -> NodeSpec:
@@ -67,7 +74,8 @@ class NetnsNode:
             role=self.role,
             host_key=f"{kind} {key}",
             ssh_keyfile=str(self.directory.parent / "id"),
-            python=sys.executable,
+            python=str(self.directory / "python") if self.separate else sys.executable,
+            server_python=str(self.directory / "server-python") if self.separate else None,
             state_dir=str(self.directory / "state"),
             simulated_gpus=self.simulated_gpus,
         )
@@ -77,8 +85,9 @@ class NetnsNode:
         script = (
             'set -e; hostname "$1"; mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/sshd; '
             # sshd takes an account whose shadow entry it cannot read for a locked one.
-            'mount --bind "$4" /etc/shadow; exec "$2" -D -e -f "$3"'
+            'mount --bind "$4" /etc/shadow; '
         )
+        script += self._separation() if self.separate else 'exec "$2" -D -e -f "$3"'
         with (self.directory / "sshd.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -93,6 +102,36 @@ class NetnsNode:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+
+    def _separation(self) -> str:
+        """Return the rest of the boot of a node that is separate: its init is no sshd."""
+        (self.directory / "boot_id").write_text(f"{uuid.uuid4()}\n")
+        self.write_pythons()
+        return (
+            f"mount -t tmpfs -o mode=1777 tmpfs /tmp; cd {self.directory}; "
+            "mount --bind passwd /etc/passwd; mount --bind boot_id /proc/sys/kernel/random/boot_id; cd /; "
+            f'exec {sys.executable} -I -S {Path(__file__).parent / "node_init.py"} "$2" -D -e -f "$3"'
+        )
+
+    def write_pythons(self) -> None:
+        """Write the programs that noded and servers start from: this Python, which is thus the node's own to lose."""
+        variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.noded_environment.items())
+        outer = f"export PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])}\n" if "PYTHONPATH" in os.environ else ""
+        for name, exported in (("python", variables), ("server-python", outer)):
+            path = self.directory / name
+            path.write_text(f'#!/bin/sh\n{exported}exec {sys.executable} "$@"\n')
+            path.chmod(0o755)
+
+    @property
+    def init(self) -> int:
+        """The node's first process, as this machine counts."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def inside(self, *argv: str) -> list[str]:
+        """Return the command line that runs `argv` on the node without SSH, as its console would."""
+        return ["nsenter", f"--target={self.init}", "--mount", "--uts", "--pid", "--net", *argv]
 
     def kill(self) -> None:
         """Pull the plug: everything on the node ends at once."""
@@ -131,8 +170,23 @@ class NetnsFarm:
 
 
 @contextlib.contextmanager
-def netns_farm(count: int = 3, simulated_gpus: int = 1) -> Iterator[NetnsFarm]:
-    """Bring `count` nodes up; take everything down in the end."""
+def netns_farm(
+    count: int = 3, simulated_gpus: int = 1, *, separate: bool = False, disk_bytes: int = 0
+) -> Iterator[NetnsFarm]:
+    """Bring `count` nodes up; take everything down in the end.
+
+    Parameters
+    ----------
+    count
+        Number of nodes.
+    simulated_gpus
+        GPUs of each node.
+    separate
+        Whether each node has also its own /tmp, /etc/passwd with a home below its directory, boot id (a new one at each
+        boot), and a first process that is not sshd.
+    disk_bytes
+        Size of a filesystem of the node's own for its state directory and home; it outlasts the node's power. 0: none.
+    """
     tag = f"af{secrets.token_hex(2)}"
     net = f"10.213.{secrets.randbelow(254) + 1}"
     directory = Path(tempfile.mkdtemp(prefix=tag, dir="/var/tmp"))
@@ -145,6 +199,8 @@ def netns_farm(count: int = 3, simulated_gpus: int = 1) -> Iterator[NetnsFarm]:
         for i in range(1, count + 1):
             node = _make(directory, tag, net, i, simulated_gpus)
             nodes.append(node)
+            if separate:
+                _separate(node, disk_bytes)
             node.start()
         for node in nodes:
             _await_ssh(node)
@@ -153,6 +209,7 @@ def netns_farm(count: int = 3, simulated_gpus: int = 1) -> Iterator[NetnsFarm]:
         for node in nodes:
             node.kill()
             subprocess.run(["ip", "netns", "del", node.namespace], check=False, capture_output=True)
+            subprocess.run(["umount", "-l", str(node.directory / "disk")], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", tag], check=False, capture_output=True)
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -160,6 +217,7 @@ def netns_farm(count: int = 3, simulated_gpus: int = 1) -> Iterator[NetnsFarm]:
 def _make(directory: Path, tag: str, net: str, i: int, simulated_gpus: int) -> NetnsNode:
     node = NetnsNode(f"gpu{i:02}", f"{net}.{10 + i}", f"{tag}n{i}", f"{tag}v{i}", directory / f"n{i}")
     node.simulated_gpus = simulated_gpus
+    node.bridge = tag
     node.directory.mkdir(mode=0o700)
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(node.directory / "host_key"))
     public = (node.directory / "host_key.pub").read_text()
@@ -178,6 +236,22 @@ def _make(directory: Path, tag: str, net: str, i: int, simulated_gpus: int) -> N
     _run("ip", "-n", node.namespace, "link", "set", "lo", "up")
     _run("ip", "-n", node.namespace, "route", "add", "default", "via", f"{net}.1")
     return node
+
+
+def _separate(node: NetnsNode, disk_bytes: int) -> None:
+    """Give a node a disk and an account of its own."""
+    node.separate = True
+    disk = node.directory / "disk"
+    disk.mkdir()
+    if disk_bytes:
+        _run("mount", "-t", "tmpfs", "-o", f"size={disk_bytes},mode=755", "tmpfs", str(disk))
+    for name in ("state", "home"):
+        (disk / name).mkdir(mode=0o700)
+        (node.directory / name).symlink_to(disk / name)
+    lines = Path("/etc/passwd").read_text().splitlines()
+    others = [line for line in lines if not line.startswith("root:")]
+    home = node.directory / "disk" / "home"
+    (node.directory / "passwd").write_text("\n".join([f"root:x:0:0:root:{home}:/bin/sh", *others]) + "\n")
 
 
 def _await_ssh(node: NetnsNode, timeout: float = 20) -> None:

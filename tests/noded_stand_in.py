@@ -147,6 +147,15 @@ class StandIn:
         self.running.pop(params["lease"], None)
         return {}
 
+    def notify(self, params: dict[str, Any], writer: object) -> dict[str, Any]:
+        """Keep the notice with the server."""
+        self.running[params["lease"]]["notice"] = params["notice"]
+        return {}
+
+    def orphans(self, params: dict[str, Any], writer: object) -> dict[str, Any]:
+        """List no process: it starts none."""
+        return {"orphans": []}
+
     def event(self, name: str, data: dict[str, Any]) -> None:
         """Send an event to whoever subscribed."""
         for writer in self.listeners:

@@ -75,10 +75,22 @@ class OpenSSHNode(SSHNode):
             self.spec = replace(self.spec, host_key=make_host_key(sshd), port=free_port(self.spec.host))
         config = CONFIG.format(port=self.spec.port, host=self.spec.host, directory=sshd, options=self.options)
         (sshd / "sshd_config").write_text(config)
-        self.process = await asyncio.create_subprocess_exec(
-            str(SSHD), "-D", "-e", "-f", str(sshd / "sshd_config"), stderr=asyncio.subprocess.DEVNULL
-        )
+        with (sshd / "sshd.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                str(SSHD), "-D", "-e", "-f", str(sshd / "sshd_config"), stderr=log
+            )
         await eventually(self._listens, "sshd listens")
+
+    @property
+    def log(self) -> str:
+        """What sshd wrote so far."""
+        return (self.directory / "sshd" / "sshd.log").read_text()
+
+    async def restart(self, options: str) -> None:
+        """Stop sshd and start it with other options."""
+        await self.stop()
+        self.options = options
+        await self.start()
 
     def _listens(self) -> bool:
         with suppress(OSError), socket.create_connection((self.spec.host, self.spec.port), 1):

@@ -16,6 +16,7 @@ from ..services.app import ServiceApp
 from ..services.hub import HubClient
 from ..share import share_path
 from ..traitlets import Seconds
+from .api import description
 from .bench import Bench
 from .exposition import BenchmarkCounters, Exposition
 from .farm import FarmWatch
@@ -66,6 +67,10 @@ class BenchmarkApp(ServiceApp):
     def handlers(self) -> list[tuple[Any, ...]]:
         """Return pages, API and metrics."""
         return routes()
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the API in OpenAPI 3.1."""
+        return description(self.prefix + "api/v1")
 
     def session(self) -> aiohttp.ClientSession:
         """Return a session for requests to the benchmark's servers, with the service's own token."""

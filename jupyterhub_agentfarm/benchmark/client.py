@@ -14,6 +14,7 @@ from traitlets.config import LoggingConfigurable
 
 from ..errors import AgentFarmError, ConflictError, FarmUnavailable, InvalidField, NotFoundError, RunFailed
 from ..services import local
+from ..services.tls import HubConnections
 from ..traitlets import Seconds
 
 
@@ -128,9 +129,21 @@ class BenchmarkClient(LoggingConfigurable):
         if self._session is None:
             headers = {"Authorization": f"token {self.token}"}
             timeout = aiohttp.ClientTimeout(total=self.timeout)
+            connector = aiohttp.TCPConnector(ssl=HubConnections().context(self._certs_dir()))
             # A line of events is one event, and an event may hold a whole run.
-            self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, read_bufsize=2**23)
+            self._session = aiohttp.ClientSession(
+                headers=headers, timeout=timeout, read_bufsize=2**23, connector=connector
+            )
         return self._session
+
+    def _certs_dir(self) -> Path | None:
+        """Return where the Hub's certificates are, for the service of this machine and with internal_ssl."""
+        try:
+            if self.url == local.find_service(Path(self.runtime_dir), "benchmark"):
+                return local.find_certs_dir(Path(self.runtime_dir), "benchmark")
+        except FarmUnavailable:
+            pass  # another machine's: no such service was ever here
+        return None
 
     def _address(self, path: str) -> str:
         return self.url.rstrip("/") + "/api/v1/" + path

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from ..errors import InvalidField
 from ..records import to_json
-from ..services.handlers import PageHandler, ServiceHandler
+from ..services.description import DescriptionHandler
+from ..services.handlers import NoOrder, PageHandler, ServiceHandler
 from ..services.sse import stream_events
 from .bench import Bench
 from .exposition import SETS, Exposition
@@ -40,6 +41,7 @@ def routes() -> list[tuple[Any, ...]]:
         (api + rf"runs/{_ID}/events", EventsHandler),
         (api + rf"runs/{_ID}/report", ReportHandler),
         (api + rf"runs/{_ID}/samples", SamplesHandler),
+        (api + r"openapi\.json", DescriptionHandler),
     ]
 
 
@@ -106,7 +108,8 @@ class CancelHandler(_Handler):
     scopes: ClassVar[dict[str, str]] = {"POST": MANAGE}
 
     async def post(self, run_id: str) -> None:
-        """Ask for it."""
+        """Ask for the end of a run."""
+        self.body(NoOrder)
         self.answer(await self.bench.cancel(run_id, self.principal.name))
 
 

@@ -24,8 +24,10 @@ class AgentFarm(Parsed):
     subcommands = {
         "demo": ("jupyterhub_agentfarm.demo.app.DemoApp", "Start a whole farm on this machine and benchmark it"),
         "nodes": (f"{_CLI}.nodes.Nodes", "List, add, cordon, drain and remove nodes"),
+        "ca": (f"{_CLI}.ca.Ca", "Make the certificate authority that signs the farm's logins"),
         "leases": (f"{_CLI}.leases.Leases", "List who holds which GPUs, and why there"),
-        "queue": (f"{_CLI}.leases.Queue", "List the requests that wait"),
+        "queue": (f"{_CLI}.leases.Queue", "List the requests that wait, and cancel one"),
+        "quota": (f"{_CLI}.quota.Quota", "List who used how much, and who may use how much"),
         "benchmark": (f"{_CLI}.benchmark.Benchmark", "Measure nodes and farm with real notebooks"),
         "doctor": (f"{_CLI}.doctor.Doctor", "Check configuration, services and nodes, and say how to mend them"),
         "controller": ("jupyterhub_agentfarm.controller.app.ControllerApp", "Run the controller outside the Hub"),

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from traitlets import Unicode
 
-from ..controller.client import FarmClient
 from ..errors import AgentFarmError, FarmUnavailable
 from ..records import to_json
-from ..server.versions import ServerEnvironment, installed
+from ..server.versions import installed
 from ..terminal.output import clean
 from . import site_checks
 from .command import Command
 from .environment_checks import check_environment
 from .findings import Finding, fail, ok
 from .node_checks import check_node
+from .stray_checks import check_strays
+
+T = TypeVar("T")
 
 _SERVICES = ("agentfarm", "benchmark")
 #: Nodes that are asked for their server environment at once.
@@ -75,7 +77,8 @@ class Doctor(Command):
         try:
             async with self.farm() as farm:
                 nodes = await farm.nodes()
-                environments = await _environments(farm, nodes)
+                environments = await _asked(nodes, farm.environment)
+                strays = await _asked(nodes, farm.strays)
         except FarmUnavailable as exc:
             return [
                 fail("controller", exc.message, "start the Hub, and see its log for lines of the agentfarm service")
@@ -90,6 +93,7 @@ class Doctor(Command):
             findings += check_node(node, now)
             if node["name"] in environments:
                 findings.append(check_environment(node, environments[node["name"]], hub_version))
+                findings += check_strays(node["name"], strays[node["name"]])
         return findings
 
     def _write(self, findings: list[Finding]) -> None:
@@ -103,16 +107,16 @@ class Doctor(Command):
                 self.output.line(clean(f"      -> {finding.mend}"))
 
 
-async def _environments(
-    farm: FarmClient, nodes: list[dict[str, Any]]
-) -> Mapping[str, ServerEnvironment | AgentFarmError]:
-    """Return what servers start from on each node that is ready, or why it is not known."""
+async def _asked(
+    nodes: list[dict[str, Any]], question: Callable[[str], Awaitable[T]]
+) -> Mapping[str, T | AgentFarmError]:
+    """Return each ready node's answer to a question, or why there is none."""
     slots = asyncio.Semaphore(_ASKED_AT_ONCE)
 
-    async def ask(name: str) -> ServerEnvironment | AgentFarmError:
+    async def ask(name: str) -> T | AgentFarmError:
         async with slots:
             try:
-                return await farm.environment(name)
+                return await question(name)
             except AgentFarmError as exc:
                 return exc
 

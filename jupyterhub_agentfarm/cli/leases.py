@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..models import Candidate, Lease
 
 _COLUMNS = ("ID", "OWNER", "SERVER", "STATE", "NODE", "GPUS", "SINCE", "DETAIL")
-_QUEUE_COLUMNS = ("POSITION", "OWNER", "SERVER", "WANTS", "SINCE", "DETAIL")
+_QUEUE_COLUMNS = ("POSITION", "ID", "OWNER", "SERVER", "WANTS", "SINCE", "DETAIL")
 _ID_LENGTH = 8
 
 
@@ -62,7 +62,20 @@ class Queue(Command):
     """List the requests that wait."""
 
     command = "agentfarm queue"
-    description = "List the requests that wait for something to become free, the next one first."
+    description = "List the requests that wait for something to become free, the next one first; `cancel` ends one."
+    subcommands = {"cancel": (f"{__name__}.Cancel", "Take a request out of the line")}
+
+    def check_positionals(self) -> None:
+        """Without a subcommand the line is listed."""
+        if self.extra_args:
+            super().check_positionals()
+
+    def start(self) -> None:
+        """Start the subcommand, or list the line."""
+        if self.subapp is not None:
+            self.subapp.start()
+        else:
+            super().start()
 
     async def run(self) -> None:
         """Ask the controller and write the line."""
@@ -73,6 +86,28 @@ class Queue(Command):
             return
         now = time.time()
         self.output.table(_QUEUE_COLUMNS, [_queue_row(entry, now) for entry in queue], "Nobody waits.")
+
+
+class Cancel(Command):
+    """Take a request out of the line."""
+
+    command = "agentfarm queue cancel"
+    description = (
+        "Take a request that waits out of the line; those behind it move up. Servers that run are not touched."
+    )
+    positionals = ("LEASE",)
+
+    async def run(self) -> None:
+        """Find the request, and withdraw it."""
+        async with self.farm() as farm:
+            lease = find_lease(await farm.leases(), self.extra_args[0])
+            if lease.state != "waiting":
+                raise ConflictError(f"lease {lease.id[:_ID_LENGTH]} does not wait, it is {lease.state}")
+            ended = await farm.release(lease.id, 0)
+        if self.json:
+            self.output.json({"lease": ended.id, "state": ended.state, "detail": ended.detail})
+        else:
+            self.output.line(f"The request of {ended.owner} left the line: {ended.detail}.")
 
 
 def find_lease(leases: Sequence[Lease], start: str) -> Lease:
@@ -127,6 +162,7 @@ def _candidate_row(candidate: Candidate, scorers: Sequence[str]) -> tuple[object
 def _queue_row(entry: Mapping[str, Any], now: float) -> tuple[object, ...]:
     return (
         entry["position"],
+        (entry["lease"] or UNKNOWN)[:_ID_LENGTH],
         entry["owner"] or "somebody",
         entry["server_name"] or UNKNOWN,
         wants(entry["options"]),

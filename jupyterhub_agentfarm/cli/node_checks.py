@@ -9,16 +9,24 @@ from .. import __version__
 from ..protocol import PROTOCOL_VERSION
 from ..terminal.quantities import age, duration, size
 from .findings import Finding, fail, ok, warn
+from .isolation_checks import check_isolation
 
 MAX_CLOCK_SKEW_SECONDS = 2.0
 MIN_DISK_BYTES = 2**30
+
+#: What mends a node in quarantine, for each reason.
+_REFUSED = {
+    "host_key": "until it is clear why, trust nothing that answers there: compare its key's fingerprint on its console "
+    "(`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`) with the one that is pinned or in SSHPool.known_hosts",
+    "login_refused": "see sshd's log on the node (`journalctl -u ssh`): it says which key or certificate it refused",
+}
 
 
 def check_node(node: Mapping[str, Any], now: float) -> list[Finding]:
     """Return the findings about a node, as `GET nodes/{name}` describes it."""
     findings = [_reachable(node, now), _host_key(node)]
     if node["facts"] is not None:
-        findings += [_version(node), _protocol(node)]
+        findings += [_version(node), _protocol(node), *check_isolation(node)]
     if node["state"] == "ready":
         findings += [_clock(node), *_telemetry(node)]
     return findings
@@ -34,7 +42,7 @@ def _reachable(node: Mapping[str, Any], now: float) -> Finding:
         where = f"{spec['host']}:{spec['port']}"
         message = f"{node['state']} for {age(node['since_at'], now)}: {node['detail']}"
         mend = f"see that sshd answers at {where} and that {spec['python']} there has jupyterhub-agentfarm[noded]"
-        return fail(check, message, mend)
+        return fail(check, message, _REFUSED.get(node.get("reason", ""), mend))
     if node["status"] != "ready":
         mend = f"when that is over, run `agentfarm nodes uncordon {node['name']}`"
         return warn(check, f"{node['status']}: it takes no new servers", mend)

@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..metrics import NODE_REFUSALS
 from ..terminal.parsing import Parsed
 from ..terminal.quantities import UNKNOWN, age, duration, number, share, size
 from .command import Command
+from .isolation_checks import isolation_line
 
 _CLI = "jupyterhub_agentfarm.cli"
 _COLUMNS = ("NAME", "STATUS", "ROLE", "ADDRESS", "CPU", "LOAD", "MEMORY FREE", "GPUS LEASED", "SINCE", "DETAIL")
@@ -112,6 +114,7 @@ def node_fields(node: Mapping[str, Any], now: float) -> dict[str, object]:
         "noded": facts.get("version", UNKNOWN),
         "python": facts.get("python", UNKNOWN),
         "system": " ".join(str(facts.get(key, UNKNOWN)) for key in ("os", "arch")),
+        "isolation": isolation_line(node),
         "uptime": duration(telemetry["uptime_seconds"]) if telemetry else UNKNOWN,
         "clock": UNKNOWN if skew is None else f"{-skew:+.2f}s against the controller",
         "cpus": telemetry.get("cpus", UNKNOWN),
@@ -132,7 +135,9 @@ def _why(node: Mapping[str, Any]) -> str:
     mark = node["drain"] or node["cordon"]
     if node["state"] == "ready" and mark:
         return f"{mark['reason']} ({mark['by']})"
-    return "" if node["status"] == "ready" else str(node["detail"])
+    reason = str(node.get("reason") or "")
+    marked = f"{reason}: " if reason in NODE_REFUSALS else ""
+    return "" if node["status"] == "ready" else f"{marked}{node['detail']}"
 
 
 def _free_of(free: float | None, total: float | None) -> str:

@@ -14,6 +14,7 @@ from ..errors import (
     HostKeyRefused,
     InvalidField,
     LaunchFailed,
+    LoginRefused,
     NodedError,
     NodeUnreachable,
     NotFoundError,
@@ -67,9 +68,10 @@ def _invalid(message: str, facts: dict[str, Any]) -> AgentFarmError:
 
 
 _MAKERS: dict[str, Maker] = {
-    **{kind.reason: _plain(kind) for kind in (ConfigError, NotFoundError, ConflictError, QuotaExceeded)},
+    **{kind.reason: _plain(kind) for kind in (ConfigError, NotFoundError, ConflictError)},
+    QuotaExceeded.reason: QuotaExceeded,
     **{kind.reason: _plain(kind) for kind in (FarmUnavailable, ProtocolError)},
-    **{kind.reason: _of_node(kind) for kind in (TransportError, NodeUnreachable, HostKeyRefused)},
+    **{kind.reason: _of_node(kind) for kind in (TransportError, NodeUnreachable, LoginRefused, HostKeyRefused)},
     **{kind.reason: _of_noded(kind) for kind in (NodedError, GpuBusy, LaunchFailed)},
     InvalidField.reason: _invalid,
     RemoteCommandFailed.reason: _remote_command,

@@ -13,6 +13,7 @@ from ..inventory import Database, Inventory
 from ..placement import PlacementPolicy
 from ..services.app import ServiceApp
 from ..transport import SSHPool
+from .api import description
 from .farm import Farm
 from .handlers import ROUTES
 
@@ -51,6 +52,10 @@ class ControllerApp(ServiceApp):
     def handlers(self) -> list[tuple[Any, ...]]:
         """Return the API and the page."""
         return ROUTES
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the API in OpenAPI 3.1."""
+        return description(self.prefix + "api/v1")
 
     async def open(self) -> None:
         """Open the database, then the farm."""

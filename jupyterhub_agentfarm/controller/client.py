@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..protocol import LAUNCH_SECONDS
 from ..records import from_json, to_json
 from ..server.versions import ServerEnvironment
 from ..services import local
+from ..services.tls import HubConnections
 from ..traitlets import Seconds
 from .answers import error_of
 
@@ -47,6 +49,10 @@ class FarmClient(Configurable):
     runtime_dir = Unicode(
         help="The farm's runtime directory. Default: $AGENTFARM_RUNTIME_DIR or ./agentfarm-runtime."
     ).tag(config=True)
+    certs_dir = Unicode(
+        help="The Hub's `internal_certs_location`, where `url` is that of a controller behind internal_ssl. Default: "
+        "what the controller wrote into the runtime directory; with `url`, the system's authorities."
+    ).tag(config=True)
     timeout = Seconds(
         30,
         help="How long an answer may take (in seconds), not counting what a node may take to start or stop a server. "
@@ -60,6 +66,7 @@ class FarmClient(Configurable):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._session: aiohttp.ClientSession | None = None
+        self._hub_connections = HubConnections()
 
     async def aclose(self) -> None:
         """Close the connections; may be called again."""
@@ -86,6 +93,10 @@ class FarmClient(Configurable):
             The environment lacks jupyterhub-agentfarm, or there is no such Python.
         """
         return from_json(ServerEnvironment, await self._request("GET", f"nodes/{name}/environment"), "environment")
+
+    async def strays(self, name: str) -> dict[str, Any]:
+        """Return `servers` and `processes` that run on a node without a lease."""
+        return dict(await self._request("GET", f"nodes/{name}/strays"))
 
     async def scan(self, host: str, port: int = 22) -> dict[str, str]:
         """Return `host_key` and `fingerprint` that a machine shows."""
@@ -166,6 +177,10 @@ class FarmClient(Configurable):
         """Return the waiting line."""
         return list((await self._request("GET", "queue"))["queue"])
 
+    async def usage(self) -> dict[str, Any]:
+        """Return `window_seconds` and `usage`: what each owner uses, used within the window, and may."""
+        return dict(await self._request("GET", "usage"))
+
     async def placements(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return why leases went where they went, newest first."""
         answer = await self._request("GET", "placements", query={"limit": str(limit)})
@@ -182,7 +197,7 @@ class FarmClient(Configurable):
         timeout = aiohttp.ClientTimeout(total=None, connect=self.timeout, sock_read=SILENCE_SECONDS)
         try:
             async with self._http().get(
-                self._base() + "api/v1/events", headers=self._headers(), timeout=timeout
+                self._base() + "api/v1/events", headers=self._headers(), timeout=timeout, ssl=self._ssl()
             ) as response:
                 if response.status != 200:
                     raise error_of(response.status, await _json(response))
@@ -203,6 +218,11 @@ class FarmClient(Configurable):
         url = str(self.url) or local.find_service(Path(self.runtime_dir), SERVICE)
         return url if url.endswith("/") else url + "/"
 
+    def _ssl(self) -> ssl.SSLContext | bool:
+        if self.certs_dir or self.url:
+            return self._hub_connections.context(Path(self.certs_dir) if self.certs_dir else None)
+        return self._hub_connections.context(local.find_certs_dir(Path(self.runtime_dir), SERVICE))
+
     def _headers(self) -> dict[str, str]:
         if self.token:
             return {"Authorization": f"token {self.token}"}
@@ -222,9 +242,10 @@ class FarmClient(Configurable):
     ) -> Any:
         timeout = aiohttp.ClientTimeout(total=self.timeout + extra_seconds)
         url = self._base() + "api/v1/" + path
+        about: dict[str, Any] = {"headers": self._headers(), "timeout": timeout, "ssl": self._ssl()}
         try:
             async with self._http().request(
-                method, url, json=body, params=query, headers=self._headers(), timeout=timeout, allow_redirects=False
+                method, url, json=body, params=query, allow_redirects=False, **about
             ) as response:
                 answer = await _json(response)
                 if response.status >= 300:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import ipaddress
 import json
 import time
 from collections.abc import AsyncIterator
@@ -25,14 +24,27 @@ from traitlets.config import LoggingConfigurable
 from ..errors import AgentFarmError, ConflictError, InvalidField, NotFoundError, ServerDied, TransportError
 from ..inventory import Database, Inventory
 from ..inventory.watch import Event, NodeChanged, NodeRemoved, TelemetryArrived
-from ..isolation import Isolation
-from ..models import LaunchOrder, LaunchSpec, Lease, LeaseState, Node, NodeSpec, PlacementRequest, ServerStatus
+from ..logs import LogLine, about
+from ..models import (
+    LaunchOrder,
+    Lease,
+    LeaseEnd,
+    LeaseState,
+    Node,
+    PlacementRequest,
+    ServerStatus,
+)
 from ..placement import LeaseBook, NodeView, Placement, PlacementPolicy
 from ..records import from_json
 from ..server.versions import ServerEnvironment
+from ..services import tls
 from ..traitlets import Seconds
+from .endings import ExitCounts
 from .events import Broadcast
+from .launching import is_loopback, launch_spec, versions_command
+from .lease_log import LeaseLog
 from .reconcile import Reconciler
+from .usage import UsageReport
 
 #: States in which something may be on the node.
 GRANTED: tuple[LeaseState, ...] = ("granted",)
@@ -87,8 +99,11 @@ class Farm(LoggingConfigurable):
         self._locks: dict[str, _Lock] = {}
         self._warned = False
         self.events = Broadcast()
+        self.exits = ExitCounts(self.log)
+        self._lease_log = LeaseLog(self.log)
         self.book = LeaseBook(database, on_change=self._lease_changed)
         self.placement = Placement(self.policy, self.book)
+        self.usage = UsageReport(self.book, self.policy)
         self._reconciler = Reconciler(self)
         self.inventory.follow(self._node_event)
 
@@ -96,7 +111,7 @@ class Farm(LoggingConfigurable):
 
     async def open(self) -> None:
         """Load leases and nodes, begin to connect and to reconcile; the database is open already."""
-        await self.book.open()
+        await self.book.open(self.policy.gpu_hours_window)
         self._reconciler.start()
         await self.inventory.open(self._database)
 
@@ -110,10 +125,7 @@ class Farm(LoggingConfigurable):
 
     async def place(self, request: PlacementRequest) -> Lease:
         """Return a lease, granted or waiting; see :meth:`..placement.Placement.place`."""
-        lease = await self.placement.place(request)
-        where = f"{lease.node} {list(lease.gpus)}" if lease.node else f"position {lease.position}: {lease.detail}"
-        self.log.info("lease %s of %s/%s is %s: %s", lease.id, lease.owner, lease.server_name, lease.state, where)
-        return lease
+        return await self.placement.place(request)
 
     async def launch(self, lease_id: str, order: LaunchOrder) -> Lease:
         """Start the lease's server on its node; once it runs, the same lease is returned again.
@@ -147,10 +159,15 @@ class Farm(LoggingConfigurable):
         except NotFoundError:
             ended = await self.book.find(lease.id)
             raise ServerDied(ended.detail) from None
-        self.log.info("lease %s of %s/%s runs at %s", lease.id, lease.owner, lease.server_name, url)
         return running
 
-    async def release(self, lease_id: str, grace_seconds: float = 10, detail: str = "the server was stopped") -> Lease:
+    async def release(
+        self,
+        lease_id: str,
+        grace_seconds: float = 10,
+        detail: str = "the server was stopped",
+        end: LeaseEnd = "stopped",
+    ) -> Lease:
         """Stop the lease's server and free its GPUs, in whatever state it is.
 
         When the node cannot be reached the lease stays `stopping`, durably, and is finished when the node is back or
@@ -171,7 +188,7 @@ class Farm(LoggingConfigurable):
             return lease
         if lease.state != "stopping":
             try:
-                await self.book.change(lease_id, HOLDING, state="stopping", detail=detail)
+                await self.book.change(lease_id, HOLDING, state="stopping", detail=detail, end=end)
             except NotFoundError:
                 return await self.book.find(lease_id)
         await self._hurry(lease, grace_seconds)
@@ -202,9 +219,8 @@ class Farm(LoggingConfigurable):
             finally:
                 held.stopping = False
             if not (result.gone and result.gpus_free):
-                self.log.warning("lease %s: its processes or GPUs on %s are not free yet", lease_id, lease.node)
+                self.log.warning(LogLine("not free yet", **about(lease)))
                 return lease
-            self.log.info("lease %s of %s/%s is released: %s", lease_id, lease.owner, lease.server_name, lease.detail)
             return await self.book.release(lease_id, lease.detail)
 
     async def _unfinished(self, lease: Lease, exc: AgentFarmError) -> Lease:
@@ -212,7 +228,7 @@ class Farm(LoggingConfigurable):
         if node is None or node.state == "down":
             return await self.book.release(lease.id, f"node {lease.node} is down")
         level = self.log.info if isinstance(exc, TransportError) else self.log.warning
-        level("lease %s is stopped when node %s answers: %s", lease.id, lease.node, exc.message)
+        level(LogLine("stop waits for the node", **about(lease), detail=exc.message))
         return lease
 
     async def log_text(self, lease_id: str, lines: int = 50) -> str:
@@ -262,7 +278,8 @@ class Farm(LoggingConfigurable):
         TransportError
             The node could not be asked, or answered something else.
         """
-        command = [server_python(self.inventory.node(name).spec), "-m", "jupyterhub_agentfarm.server.versions"]
+        node = self.inventory.node(name).spec
+        command = versions_command(node, self.inventory.isolation_of(node))
         done = await self.inventory.link(name).run(command, ENVIRONMENT_SECONDS)
         try:
             return from_json(ServerEnvironment, json.loads(done.stdout.splitlines()[-1]))
@@ -314,7 +331,9 @@ class Farm(LoggingConfigurable):
                 self.placement.forget(name)
 
     def _warn_of_plain_http(self, node: Node) -> None:
-        if not self._warned and not is_loopback(node.spec.address or node.spec.host):
+        if self._warned or tls.of_environment() is not None:
+            return
+        if not is_loopback(node.spec.address or node.spec.host):
             self._warned = True
             self.log.warning(
                 "traffic between the Hub and node %s, as to every node on another machine, is plain HTTP: keep it on a "
@@ -331,11 +350,13 @@ class Farm(LoggingConfigurable):
             self.placement.tell(NodeView(node, self._reconciler.is_reconciled(name), fresh), fresh_until)
 
     def _lease_changed(self, lease: Lease) -> None:
+        self._lease_log.note(lease)
         self.events.tell("lease", lease.id, lease)
         self.events.tell("queue")
         if lease.node is not None:
             self.events.tell("node", lease.node)
         if not lease.alive:
+            self.exits.note(lease)
             self._reconciler.wake()
 
     @asynccontextmanager
@@ -349,38 +370,3 @@ class Farm(LoggingConfigurable):
             lock.users -= 1
             if not lock.users:
                 del self._locks[lease_id]
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine's own, as far as can be told without asking for it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def server_python(node: NodeSpec) -> str:
-    """Return the Python that the node's servers start from."""
-    return node.server_python or node.python
-
-
-def launch_spec(
-    lease: Lease, order: LaunchOrder, node: NodeSpec, isolation: Isolation, peer_address: str | None = None
-) -> LaunchSpec:
-    """Return what noded is told: the order, and what the controller knows of lease and node.
-
-    Servers of a node without an `address` listen where the controller reaches the node's sshd, `peer_address`: the
-    node itself may know its name as a loopback address.
-    """
-    program = server_python(node) if order.command[0] == "{python}" else order.command[0]
-    fields = {field.name: getattr(order, field.name) for field in dataclasses.fields(order)}
-    return LaunchSpec(
-        **fields | {"command": (program, *order.command[1:])},
-        lease=lease.id,
-        epoch=lease.epoch,
-        gpus=lease.gpus,
-        address=node.address or peer_address or node.host,
-        port_range=node.port_range,
-        owner=lease.owner,
-        isolation=isolation,
-    )

@@ -9,12 +9,17 @@ from typing import Any
 from tornado import web
 
 from ..errors import InvalidField, NotFoundError
-from ..models import LaunchOrder, Lease, Node, NodeSpec, PlacementRequest
+from ..logs import LogLine
+from ..models import LaunchOrder, Lease, Node, NodeSpec, PlacementRequest, check_host
 from ..records import to_json
-from ..services.handlers import PageHandler, ServiceHandler, needs_scope
+from ..services.description import DescriptionHandler
+from ..services.handlers import NoOrder, PageHandler, ServiceHandler, needs_scope
 from ..services.sse import stream_events
 from ..transport import fetch_host_key
 from .farm import Farm
+from .launching import server_address
+from .metrics_page import MetricsHandler
+from .strays import strays_of
 from .views import node_view, placement_view, queue_view
 
 NODES_READ = "custom:agentfarm:nodes:read"
@@ -35,6 +40,12 @@ class ScanOrder:
     host: str
     port: int = 22
 
+    def __post_init__(self) -> None:
+        """Refuse what no machine answers at."""
+        check_host(self.host)
+        if not 0 < self.port < 65536:
+            raise InvalidField("port", "a TCP port, 1-65535", self.port)
+
 
 @dataclass(frozen=True)
 class MarkOrder:
@@ -44,10 +55,10 @@ class MarkOrder:
     #: For a drain: after this many seconds the servers there are stopped.
     deadline_seconds: float | None = None
 
-
-@dataclass(frozen=True)
-class NoOrder:
-    """A body without fields."""
+    def __post_init__(self) -> None:
+        """Refuse a moment that is over."""
+        if self.deadline_seconds is not None and self.deadline_seconds < 0:
+            raise InvalidField("deadline_seconds", "a number of seconds of at least 0, or null", self.deadline_seconds)
 
 
 class FarmHandler(ServiceHandler):
@@ -67,6 +78,10 @@ class FarmHandler(ServiceHandler):
         """Whether whoever asks may know of the lease."""
         return self.owns(lease) or self.principal.may(LEASES_READ) or self.principal.may(LEASES_MANAGE)
 
+    def may_manage(self, lease: Lease) -> bool:
+        """Whether whoever asks may end the lease."""
+        return self.owns(lease) or self.principal.may(LEASES_MANAGE)
+
     async def lease(self, lease_id: str, *, manage: bool = False) -> Lease:
         """Return a lease that whoever asks may see, or with `manage` may change.
 
@@ -75,17 +90,24 @@ class FarmHandler(ServiceHandler):
         lease = await self.farm.book.find(lease_id)
         if not self.may_see(lease):
             raise NotFoundError(f"there is no lease {lease_id}")
-        if manage and not (self.owns(lease) or self.principal.may(LEASES_MANAGE)):
+        if manage and not self.may_manage(lease):
             raise web.HTTPError(403, needs_scope(self.principal, LEASES_MANAGE))
         return lease
 
     def node_view(self, node: Node) -> dict[str, Any]:
         """Return a node as whoever asks may see it."""
-        return node_view(node, self.farm.book.on_node(node.name), self.may_see)
+        address = server_address(node.spec, self.farm.inventory.link(node.name).peer_address)
+        isolation = to_json(self.farm.inventory.isolation_of(node.spec))
+        facts = {"address": address, "isolation": isolation}
+        return node_view(node, self.farm.book.on_node(node.name), self.may_see) | facts
 
     def nodes_view(self) -> list[dict[str, Any]]:
         """Return every node as whoever asks may see it."""
         return [self.node_view(node) for node in self.farm.inventory.all_nodes()]
+
+    def queue_view(self) -> list[dict[str, Any]]:
+        """Return the waiting line as whoever asks may see it."""
+        return queue_view(self.farm.queue(), self.may_see, self.may_manage)
 
     def number(self, name: str, fallback: float, most: float) -> float:
         """Return the query's number `name`, 0 to `most`.
@@ -159,7 +181,7 @@ class RestartNodedHandler(FarmHandler):
     async def post(self, name: str) -> None:
         """Start the node's noded anew; servers go on."""
         self.body(NoOrder)
-        self.farm.log.info("node %s: noded is restarted by %s", name, self.principal.name)
+        self.farm.log.info(LogLine("noded restarts", node=name, by=self.principal.name))
         self.answer(self.node_view(await self.farm.restart_noded(name)))
 
 
@@ -171,6 +193,16 @@ class EnvironmentHandler(FarmHandler):
     async def get(self, name: str) -> None:
         """Ask the node what its servers start from."""
         self.answer(await self.farm.environment(name))
+
+
+class StraysHandler(FarmHandler):
+    """``nodes/{name}/strays``."""
+
+    scopes = {"GET": NODES_MANAGE}
+
+    async def get(self, name: str) -> None:
+        """Ask the node what runs there without a lease."""
+        self.answer(await strays_of(self.farm, name))
 
 
 class NodeMarkHandler(FarmHandler):
@@ -185,14 +217,14 @@ class NodeMarkHandler(FarmHandler):
             node = await self.farm.inventory.uncordon(name)
         else:
             node = await self._mark(name, verb, self.body(MarkOrder))
-        self.farm.log.info("node %s: %s by %s", name, verb, self.principal.name)
+        mark = node.drain if verb == "drain" else node.cordon
+        why = {} if mark is None else {"reason": mark.reason or None, "deadline_at": mark.deadline_at}
+        self.farm.log.info(LogLine(verb, node=name, by=self.principal.name, **why))
         self.answer(self.node_view(node))
 
     async def _mark(self, name: str, verb: str, order: MarkOrder) -> Node:
         if verb == "cordon":
             return await self.farm.inventory.cordon(name, order.reason, self.principal.name)
-        if order.deadline_seconds is not None and order.deadline_seconds < 0:
-            raise InvalidField("deadline_seconds", "a number of seconds of at least 0, or null", order.deadline_seconds)
         return await self.farm.drain_node(name, order.reason, self.principal.name, order.deadline_seconds)
 
 
@@ -204,7 +236,10 @@ class LeasesHandler(FarmHandler):
     async def get(self) -> None:
         """List the leases that whoever asks may see."""
         leases = self.farm.book.alive()
-        if self.get_query_argument("all", "0") == "1":
+        every = self.get_query_argument("all", "0")
+        if every not in ("0", "1"):
+            raise InvalidField("all", "0 or 1", every)
+        if every == "1":
             leases += await self.farm.book.released(MAX_HISTORY)
         self.answer({"leases": [lease for lease in leases if self.may_see(lease)]})
 
@@ -222,8 +257,8 @@ class LeaseHandler(FarmHandler):
 
     async def delete(self, lease_id: str) -> None:
         """Stop the server and free the GPUs."""
-        grace_seconds = self.number("grace_seconds", 10, MAX_GRACE_SECONDS)
         await self.lease(lease_id, manage=True)
+        grace_seconds = self.number("grace_seconds", 10, MAX_GRACE_SECONDS)
         self.answer(await self.farm.release(lease_id, grace_seconds, f"stopped by {self.principal.name}"))
 
 
@@ -242,8 +277,8 @@ class LogHandler(FarmHandler):
 
     async def get(self, lease_id: str) -> None:
         """Show the end of the server's log."""
-        lines = int(self.number("lines", 50, MAX_LOG_LINES))
         await self.lease(lease_id, manage=True)
+        lines = int(self.number("lines", 50, MAX_LOG_LINES))
         self.answer({"text": await self.farm.log_text(lease_id, lines)})
 
 
@@ -254,7 +289,17 @@ class QueueHandler(FarmHandler):
 
     async def get(self) -> None:
         """List the waiting line."""
-        self.answer({"queue": queue_view(self.farm.queue(), self.may_see)})
+        self.answer({"queue": self.queue_view()})
+
+
+class UsageHandler(FarmHandler):
+    """``usage``."""
+
+    async def get(self) -> None:
+        """Tell who used how much: of everybody with the scope to read leases, otherwise of whoever asks."""
+        usage, own = self.farm.usage, None if self.principal.may(LEASES_READ) else self.principal
+        owners = [usage.of(own.name, own.groups)] if own is not None else usage.of_all()
+        self.answer({"window_seconds": self.farm.book.usage.window_seconds, "usage": owners})
 
 
 class PlacementsHandler(FarmHandler):
@@ -294,7 +339,7 @@ class EventsHandler(FarmHandler):
         return {
             "nodes": self.nodes_view(),
             "leases": [to_json(lease) for lease in self.farm.book.alive() if self.may_see(lease)],
-            "queue": queue_view(self.farm.queue(), self.may_see),
+            "queue": self.queue_view(),
         }
 
     def _data(self, event: str, name: str, value: Any) -> Any:
@@ -302,7 +347,7 @@ class EventsHandler(FarmHandler):
         if event == "lease":
             return to_json(value) if self.may_see(value) else None
         if event == "queue":
-            return queue_view(self.farm.queue(), self.may_see)
+            return self.queue_view()
         if event == "node_removed":
             return {"name": name}
         node = next((node for node in self.farm.inventory.all_nodes() if node.name == name), None)
@@ -324,17 +369,21 @@ _LEASE = r"([0-9a-f]{32})"
 
 ROUTES: list[tuple[Any, ...]] = [
     (r"", FarmPage),
+    (r"metrics", MetricsHandler),
     (r"api/v1/nodes", NodesHandler),
     (r"api/v1/nodes/scan", ScanHandler),
     (rf"api/v1/nodes/{_NODE}", NodeHandler),
     (rf"api/v1/nodes/{_NODE}/environment", EnvironmentHandler),
     (rf"api/v1/nodes/{_NODE}/restart-noded", RestartNodedHandler),
+    (rf"api/v1/nodes/{_NODE}/strays", StraysHandler),
     (rf"api/v1/nodes/{_NODE}/(cordon|uncordon|drain)", NodeMarkHandler),
     (r"api/v1/leases", LeasesHandler),
     (rf"api/v1/leases/{_LEASE}", LeaseHandler),
     (rf"api/v1/leases/{_LEASE}/launch", LaunchHandler),
     (rf"api/v1/leases/{_LEASE}/log", LogHandler),
     (r"api/v1/queue", QueueHandler),
+    (r"api/v1/usage", UsageHandler),
     (r"api/v1/placements", PlacementsHandler),
     (r"api/v1/events", EventsHandler),
+    (r"api/v1/openapi\.json", DescriptionHandler),
 ]

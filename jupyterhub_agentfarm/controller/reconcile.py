@@ -5,10 +5,13 @@ what happens                    what is done
 ==============================  ===================================================================================
 a node is reached (again)       servers there without a lease are stopped, leases whose server is gone are released,
                                 leases that are being stopped are finished; then the node counts for placement
+some half a minute is over      the same again, for what slipped past: servers without a lease are stopped, and noded
+                                is told which leases are held, so that it ends the orphans (:mod:`.strays`)
 a server exits                  its lease is released with the exit's sentence and status
 a node is down                  its leases are released, until it is back; the servers of those that were released by
                                 then are stopped as above
 a lease was never launched      released after `Farm.grant_timeout`
+a drain has a deadline          the users of the servers there are told, and again when it changes or is taken back
 a drain's deadline is over      what is still on the node is stopped
 anything becomes free           the waiting line is served at once
 a day is over                   leases that were released longer than `Farm.history` ago are forgotten
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +33,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import AgentFarmError, NotFoundError
 from ..inventory.watch import Event, EventsMissed, NodeChanged, NodeReady, NodeRemoved, ServerExited, TelemetryArrived
-from ..models import Lease, ServerStatus
+from ..logs import LogLine
+from ..models import Lease, LeaseEnd, ServerStatus
 from ..tasks import OwnedTasks
+from .endings import end_of
+from .notices import Notices
+from .strays import SWEEP_SECONDS, is_held, orphans_of
 
 if TYPE_CHECKING:
     from .farm import Farm
@@ -97,6 +105,8 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._reconciled = Reconciled(farm.node_changed)
         self._forget_at = 0.0
+        self._sweep_at: dict[str, float] = {}
+        self._notices = Notices(farm)
 
     def start(self) -> None:
         """Begin; before the inventory is opened, so that nothing is missed."""
@@ -132,6 +142,7 @@ class Reconciler:
             case ServerExited(name, status):
                 self._tasks.start_single(self._exited(name, status), f"noting the exit of {status.lease}")
             case NodeReady(name, _):
+                self._notices.forget(self._farm.book.on_node(name))
                 self._check(name)
             case NodeChanged(name, node):
                 if node.state != "ready":
@@ -142,6 +153,7 @@ class Reconciler:
                 self.wake()
             case NodeRemoved(name):
                 self._reconciled.discard(name)
+                self._sweep_at.pop(name, None)
                 self._farm.events.tell("node_removed", name)
                 self.wake()
             case EventsMissed():
@@ -165,7 +177,7 @@ class Reconciler:
         with self._check_on_failure(name), suppress(NotFoundError):
             lease = self._farm.book.get(status.lease)
             if lease.node == name and lease.epoch == status.epoch and lease.state != "stopping":
-                await self._end(lease, exit_sentence(status), status)
+                await self._end(lease, *end_of(lease, status, None), status)
 
     async def _give_up(self, name: str) -> None:
         """Release what a node holds for as long as it is down; once it is back, its servers are compared anew.
@@ -175,7 +187,7 @@ class Reconciler:
         for lease in self._farm.book.on_node(name):
             if not self._is_down(name):
                 break
-            await self._end(lease, f"node {name} is down")
+            await self._end(lease, "node_down", f"node {name} is down")
         if not self._is_down(name):
             self._check(name)
 
@@ -184,9 +196,8 @@ class Reconciler:
             return self._farm.inventory.node(name).state == "down"
         return False
 
-    async def _end(self, lease: Lease, detail: str, server: ServerStatus | None = None) -> None:
-        log.warning("lease %s of %s/%s on %s ended: %s", lease.id, lease.owner, lease.server_name, lease.node, detail)
-        await self._farm.book.release(lease.id, detail, server)
+    async def _end(self, lease: Lease, end: LeaseEnd, detail: str, server: ServerStatus | None = None) -> None:
+        await self._farm.book.release(lease.id, detail, server, end)
 
     # ---- a node that was reached --------------------------------------------------------------------------------
 
@@ -199,33 +210,34 @@ class Reconciler:
             clean = all([await self._fence(name, server) for server in servers.values()])
             for lease in leases.values():
                 await self._match(lease, servers.get(lease.id))
+            await orphans_of(self._farm, name)
         except AgentFarmError as exc:
-            log.info("node %s could not be checked: %s", name, exc.message)
+            log.info(LogLine("not checked", node=name, detail=exc.message))
             return
-        if clean:
+        if not clean:
+            self._reconciled.discard(name)
+        elif name not in self._reconciled:
             self._reconciled.add(name)
             self._farm.events.tell("node", name)
             self.wake()
 
     async def _fence(self, name: str, server: ServerStatus) -> bool:
         """Stop a server that no lease stands for; return whether the node is rid of it."""
-        if server.state == "exited":
+        if server.state == "exited" or is_held(self._farm.book, name, server):
             return True
-        with suppress(NotFoundError):
-            lease = self._farm.book.get(server.lease)
-            if lease.node == name and lease.epoch == server.epoch:
-                return True
-        log.warning("node %s has a server of lease %s, which it does not hold (any more): stopped", name, server.lease)
+        log.warning(LogLine("fenced: the node does not hold the lease (any more)", node=name, lease=server.lease))
         result = await self._farm.inventory.link(name).client.stop(server.lease, STRAY_GRACE_SECONDS)
         return result.gone and result.gpus_free
 
     async def _match(self, lease: Lease, server: ServerStatus | None) -> None:
+        with suppress(NotFoundError):
+            if self._farm.book.get(lease.id).state != lease.state:
+                return  # it moved on since the node was asked: whoever moved it sees to the rest
         if lease.state == "stopping":
             self._tasks.start_single(self._farm.finish(lease.id), f"stopping {lease.id}")
-        elif server is not None and server.state == "exited":
-            await self._end(lease, exit_sentence(server), server)
-        elif server is None and lease.state == "running":
-            await self._end(lease, f"the server is gone from {lease.node}")
+        elif (server is None and lease.state == "running") or (server is not None and server.state == "exited"):
+            facts = self._farm.inventory.node(str(lease.node)).facts
+            await self._end(lease, *end_of(lease, server, facts.boot_id if facts is not None else None), server)
 
     # ---- passes -------------------------------------------------------------------------------------------------
 
@@ -244,32 +256,42 @@ class Reconciler:
     async def _pass(self) -> None:
         now = time.time()
         for node in self._farm.inventory.all_nodes():
-            if node.state == "ready" and node.name not in self._reconciled:
+            if node.state == "ready" and (node.name not in self._reconciled or self._sweep_due(node.name, now)):
                 self._tasks.start_single(self._compare(node.name), f"checking {node.name}")
             if node.state == "down" and self._farm.book.on_node(node.name):
                 self._tasks.start_single(self._give_up(node.name), f"giving up {node.name}")
             if node.drain is not None and node.drain.deadline_at is not None and node.drain.deadline_at <= now:
                 self._stop_all(node.name, f"node {node.name} was drained: {node.drain.reason}")
-        for lease in self._farm.book.alive():
+        alive = self._farm.book.alive()
+        for lease in alive:
             self._look_at(lease, now)
+        self._notices.keep(alive)
         if now >= self._forget_at:
             self._forget_at = now + FORGET_SECONDS
-            self._tasks.start_single(self._farm.book.forget(self._farm.history), "forgetting old leases")
+            policy, keep = self._farm.policy, self._farm.history
+            if policy.limits_gpu_hours:
+                keep = max(keep, policy.gpu_hours_window)
+            self._tasks.start_single(self._farm.book.forget(keep), "forgetting old leases")
         await self._farm.placement.advance()
+
+    def _sweep_due(self, name: str, now: float) -> bool:
+        """Whether a node that is reached is to be looked at for strays again; the nodes' times are spread."""
+        due = self._sweep_at.get(name)
+        if due is None or now >= due:
+            pause = SWEEP_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - spreads requests, guards nothing
+            self._sweep_at[name] = now + pause
+        return due is not None and now >= due
 
     def _look_at(self, lease: Lease, now: float) -> None:
         if lease.state == "granted" and now - (lease.granted_at or now) > self._farm.grant_timeout:
             detail = f"no server was started within {self._farm.grant_timeout:g} s"
-            self._tasks.start_single(self._farm.release(lease.id, 0, detail), f"stopping {lease.id}")
+            self._tasks.start_single(self._farm.release(lease.id, 0, detail, "not_started"), f"stopping {lease.id}")
         elif lease.state == "stopping" and lease.node in self._reconciled:
             self._tasks.start_single(self._farm.finish(lease.id), f"stopping {lease.id}")
+        elif self._notices.due(lease):
+            self._tasks.start_single(self._notices.tell(lease), f"telling {lease.id}")
 
     def _stop_all(self, name: str, detail: str) -> None:
         for lease in self._farm.book.on_node(name):
             if lease.state != "stopping":
-                self._tasks.start_single(self._farm.release(lease.id, detail=detail), f"stopping {lease.id}")
-
-
-def exit_sentence(server: ServerStatus) -> str:
-    """Say how a server ended."""
-    return server.exit.sentence() if server.exit is not None else "the server is gone; how it ended is not known"
+                self._tasks.start_single(self._farm.release(lease.id, 10, detail, "drained"), f"stopping {lease.id}")

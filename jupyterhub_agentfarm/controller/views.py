@@ -39,8 +39,16 @@ def node_view(node: Node, leases: Iterable[Lease], may_see: MaySee) -> dict[str,
     return view
 
 
-def queue_view(waiting: Iterable[Lease], may_see: MaySee) -> list[dict[str, Any]]:
-    """Return the waiting line for the API."""
+def queue_view(waiting: Iterable[Lease], may_see: MaySee, may_cancel: MaySee) -> list[dict[str, Any]]:
+    """Return the waiting line for the API.
+
+    Parameters
+    ----------
+    waiting
+        Those who wait, in their order.
+    may_see, may_cancel
+        Whether whoever asks may know a lease, and take it out of the line.
+    """
     line = []
     for lease in waiting:
         seen = may_see(lease)
@@ -50,6 +58,7 @@ def queue_view(waiting: Iterable[Lease], may_see: MaySee) -> list[dict[str, Any]
                 "owner": lease.owner if seen else None,
                 "server_name": lease.server_name if seen else None,
                 "lease": lease.id if seen else None,
+                "may_cancel": may_cancel(lease),
                 "options": to_json(lease.request.options),
                 "created_at": lease.created_at,
                 "detail": lease.detail,

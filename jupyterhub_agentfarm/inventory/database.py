@@ -172,6 +172,7 @@ class Database:
                 f"reads up to {SCHEMA_VERSION}): install the newer version again, or restore a backup from before it"
             )
         metadata.create_all(connection)
+        _add_columns(connection)
         if found is None:
             connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
 
@@ -179,6 +180,18 @@ class Database:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+
+
+def _add_columns(connection: Connection) -> None:
+    """Add the columns that tables of an earlier version lack; those that came later may be empty."""
+    found = sa.inspect(connection)
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in found.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known and column.nullable:
+                definition = sa.schema.CreateColumn(column).compile(connection)
+                name = connection.dialect.identifier_preparer.format_table(table)
+                connection.execute(sa.DDL(f"ALTER TABLE {name} ADD COLUMN {definition}"))
 
 
 def _private_file(path: Path) -> None:

@@ -17,6 +17,7 @@ from traitlets.config import LoggingConfigurable
 
 from jupyterhub_agentfarm.errors import ConfigError, ConflictError, InvalidField
 from jupyterhub_agentfarm.isolation import Isolation
+from jupyterhub_agentfarm.logs import LogLine
 from jupyterhub_agentfarm.models import Mark, Node, NodeSpec
 from jupyterhub_agentfarm.records import from_json
 from jupyterhub_agentfarm.traitlets import Seconds, TraitError
@@ -34,8 +35,8 @@ class Inventory(NodeStates, LoggingConfigurable):
     nodes = List(
         Dict(),
         help="""The nodes, one dictionary each. `name` and `host` are required; `port`, `user`, `role`, `labels`,
-        `address`, `host_key`, `ssh_keyfile`, `python`, `server_python`, `state_dir`, `simulated_gpus`, `port_range`
-        and `noded_args` are as in `models.NodeSpec`. Example:
+        `address`, `host_key`, `ssh_keyfile`, `python`, `server_python`, `state_dir`, `simulated_gpus`, `port_range`,
+        `noded_args` and `isolation` are as in `models.NodeSpec`. Example:
         `[{"name": "gpu01", "host": "10.0.0.11", "host_key": "ssh-ed25519 AAAA…", "labels": {"room": "b"}}]`.
         Nodes can also be added while the farm runs, with `agentfarm nodes add`.""",
     ).tag(config=True)
@@ -149,7 +150,7 @@ class Inventory(NodeStates, LoggingConfigurable):
             self._begin(spec, "config", stored.cordons.get(spec.name), stored.drains.get(spec.name))
         for spec in stored.specs:
             if spec.name in self._entries:
-                self.log.warning("node %s was added at run time and is in the config: the config counts", spec.name)
+                self.log.warning(LogLine("added at run time and in the config: the config counts", node=spec.name))
                 continue
             self._begin(spec, "added", stored.cordons.get(spec.name), stored.drains.get(spec.name))
 
@@ -189,7 +190,7 @@ class Inventory(NodeStates, LoggingConfigurable):
         async with self._changes:
             check_distinct(spec, (node.spec for node in self.all_nodes()))
             await self._open_store().add(spec, by)
-            self.log.info("node %s was added by %s", spec.name, by)
+            self.log.info(LogLine("added", node=spec.name, by=by))
             return self._begin(spec, "added")
 
     async def remove(self, name: str) -> None:

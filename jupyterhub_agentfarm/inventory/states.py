@@ -8,16 +8,22 @@ What changes a state::
     down ── link up ──▶ ready
 
 A node begins as unreachable, with the timer running: one that never answers is down after `down_after` too.
+
+A node whose host key is refused, or that refuses our login, is in quarantine by that: nothing is sent to it, nothing is
+placed there, its `reason` says which of the two, the log has one line for admins at each change, and every attempt is
+counted for ``agentfarm_node_refused_total``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jupyterhub_agentfarm.errors import AgentFarmError, NotFoundError
+from jupyterhub_agentfarm.logs import LogLine
+from jupyterhub_agentfarm.metrics import NODE_REFUSALS
 from jupyterhub_agentfarm.models import Node, NodeFacts, NodeState, ServerStatus, Telemetry
 from jupyterhub_agentfarm.transport import NodeLink
 
@@ -32,6 +38,8 @@ class _Entry:
     link: NodeLink
     #: Runs while the node is unreachable.
     down_timer: asyncio.TimerHandle | None = None
+    #: Attempts that were refused, for each reason.
+    refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODE_REFUSALS, 0))
 
 
 class NodeStates:
@@ -79,6 +87,16 @@ class NodeStates:
             There is no node of this name.
         """
         return self._entry(name).link
+
+    def refused(self, name: str) -> dict[str, int]:
+        """Return how many connections to a node were refused since the controller started, for each reason.
+
+        Raises
+        ------
+        NotFoundError
+            There is no node of this name.
+        """
+        return dict(self._entry(name).refused)
 
     def watch(self) -> Watch:
         """Return a subscription to everything that happens from now on."""
@@ -131,10 +149,10 @@ class NodeStates:
             return
         before = entry.node.facts
         if before is not None and before.boot_id != facts.boot_id:
-            self.log.warning("node %s was restarted", name)
+            self.log.warning(LogLine("node restarted", node=name))
         self._cancel_timer(entry)
         skew = self._clock() - facts.time
-        self._set_state(entry, "ready", "connected", facts=facts, clock_skew_seconds=skew)
+        self._set_state(entry, "ready", "connected", facts=facts, clock_skew_seconds=skew, reason="")
         self._tell(NodeReady(name, servers))
 
     def link_down(self, name: str, exc: AgentFarmError) -> None:
@@ -142,12 +160,16 @@ class NodeStates:
         entry = self._entries.get(name)
         if entry is None:
             return
-        detail = exc.message.removeprefix(f"node {name}: ")
-        if entry.node.state == "ready":
+        detail, node = exc.message.removeprefix(f"node {name}: "), entry.node
+        if exc.reason in entry.refused:
+            entry.refused[exc.reason] += 1
+            if (exc.reason, detail) != (node.reason, node.detail):
+                self.log.error("node %s is in quarantine (%s): %s", name, exc.reason, detail)
+        if node.state == "ready":
             self._start_timer(entry)
-            self._set_state(entry, "unreachable", detail)
-        elif entry.node.detail != detail:
-            self._set_state(entry, entry.node.state, detail)
+            self._set_state(entry, "unreachable", detail, reason=exc.reason)
+        elif (node.reason, node.detail) != (exc.reason, detail):
+            self._set_state(entry, node.state, detail, reason=exc.reason)
 
     def telemetry(self, name: str, report: Telemetry) -> None:
         """Keep the node's report."""
@@ -180,7 +202,7 @@ class NodeStates:
     def _set_state(self, entry: _Entry, state: NodeState, detail: str, **changes: Any) -> None:
         node = entry.node
         if state != node.state:
-            self.log.info("node %s is %s: %s", node.name, state, detail)
+            self.log.info(LogLine(f"node {state}", node=node.name, detail=detail))
             changes["since_at"] = self._clock()
         entry.node = replace(node, state=state, detail=detail, **changes)
         self._tell(NodeChanged(node.name, entry.node))

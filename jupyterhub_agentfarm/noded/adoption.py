@@ -33,9 +33,9 @@ def _adopted(record: Record, census: Census, starter: Starter) -> Server:
     same_boot = status.boot_id == starter.boot_id
     if status.exit is None and same_boot and status.pid == 0:
         # The earlier noded was killed between writing the record and starting the process, or just after.
-        leader = census.leader_of(status.lease)
+        leader = census.leader_of(status.lease, record.uid)
         if leader is not None:
-            return starter.track(status, leader, child=None, state="running")
+            return starter.track(record, leader, child=None, state="running")
     server = Server(record)
     if status.exit is not None:
         server.mark_exited(status.exit)

@@ -87,9 +87,28 @@ class NodedApp(Application):
         default_value="auto",
         config=True,
         help="""
-        "auto": every server gets a cgroup of its own where noded may make one (a delegated version 2 tree, or the
-        version 1 hierarchies pids and memory), so that stopping finds every process of it. "off": never; sessions,
-        parents and the environment's lease id are what processes are found by.
+        "auto": every server gets a cgroup of its own where noded may make one (a scope of systemd, a delegated version
+        2 tree, or the version 1 hierarchies pids, memory, cpu and devices), so that stopping finds every process of it
+        and limits hold for all of it. "off": never; sessions, parents and the environment's lease id are what processes
+        are found by, and limits hold for each process by itself.
+        """,
+    )
+    sandbox_binds = List(
+        Unicode(),
+        config=True,
+        help="""
+        Paths that servers in the sandbox "bubblewrap" may write to beside their own home, as far as their account
+        may: scratch space, project folders, or devices as /dev/infiniband. Everything else of the node is there for
+        reading only; each path more is a place where servers meet.
+        """,
+    )
+    orphan_grace = Seconds(
+        60.0,
+        config=True,
+        help="""
+        Seconds for which a process that names a lease without a record here is left alone; then it is ended, unless
+        the controller has that lease. `agentfarm doctor` lists such processes. Smaller frees what they hold sooner;
+        larger gives an admin time to look at them.
         """,
     )
     ensure = Bool(
@@ -115,6 +134,7 @@ class NodedApp(Application):
         "state-dir": "NodedApp.state_dir",
         "simulated-gpus": "NodedApp.simulated_gpus",
         "telemetry-interval": "NodedApp.telemetry_interval",
+        "orphan-grace": "NodedApp.orphan_grace",
         "log-level": "Application.log_level",
         "config": "NodedApp.config_file",
     }
@@ -199,6 +219,8 @@ class NodedApp(Application):
             mountpoints=tuple(self.mountpoints),
             nvml_timeout=self.nvml_timeout,
             cgroups=self.cgroup == "auto",
+            orphan_grace=self.orphan_grace,
+            sandbox_binds=tuple(self.sandbox_binds),
         )
         if self.managed:
             # Before the lock: whoever ends the noded that holds it then leaves the place to this one's successor.

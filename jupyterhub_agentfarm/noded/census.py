@@ -1,6 +1,6 @@
 """Which processes belong to which server.
 
-Everything of a server = its cgroup, its session, what descends from them, and the processes of the account whose
+Everything of a server = its cgroup, its session, what descends from them, and the processes of its account whose
 environment names the lease. Kernels make sessions of their own and daemons leave the tree; no single one of the
 four finds them all.
 """
@@ -24,6 +24,8 @@ class Identity:
     cgroups: tuple[str, ...] = ()
     #: The end of the session's leader was watched, so that its session id cannot mean somebody else's session.
     end_was_watched: bool = False
+    #: User id of its account; None: noded's own.
+    uid: int | None = None
 
 
 class Census:
@@ -32,12 +34,12 @@ class Census:
     def __init__(self) -> None:
         self.processes = procfs.scan()
         self._children: dict[int, list[int]] = {}
-        self._leases: dict[int, str] = {}
+        self._marks: dict[int, tuple[str, int]] = {}
         for process in self.processes.values():
             self._children.setdefault(process.ppid, []).append(process.pid)
-            lease = procfs.lease_of(process.pid)
-            if lease is not None:
-                self._leases[process.pid] = lease
+            mark = procfs.mark_of(process.pid)
+            if mark is not None:
+                self._marks[process.pid] = mark
 
     def members(self, identity: Identity) -> list[procfs.Process]:
         """Return the living processes of a server, noded itself never among them."""
@@ -58,13 +60,15 @@ class Census:
         if is_it or (leader is None and identity.end_was_watched):
             yield from (p.pid for p in self.processes.values() if p.session == identity.pid)
         yield from cgroups.pids_in(identity.cgroups)
-        yield from (pid for pid, lease in self._leases.items() if lease == identity.lease)
+        yield from self._marked(identity.lease, identity.uid)
 
-    def leader_of(self, lease: str) -> procfs.Process | None:
+    def _marked(self, lease: str, uid: int | None) -> Iterable[int]:
+        # Until it takes on its account, a server's process is noded's.
+        accounts = (uid, os.getuid())
+        return (pid for pid, (name, owner) in self._marks.items() if name == lease and owner in accounts)
+
+    def leader_of(self, lease: str, uid: int | None = None) -> procfs.Process | None:
         """Return the first process of a lease that leads a session: the server's own process."""
-        leaders = [
-            self.processes[pid]
-            for pid, name in self._leases.items()
-            if name == lease and self.processes[pid].session == pid and not self.processes[pid].zombie
-        ]
+        marked = (self.processes[pid] for pid in self._marked(lease, uid))
+        leaders = [process for process in marked if process.session == process.pid and not process.zombie]
         return min(leaders, key=lambda process: process.start_ticks, default=None)

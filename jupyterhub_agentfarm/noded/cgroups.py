@@ -1,9 +1,8 @@
 """A cgroup for each server, where this account may make one.
 
 Version 2 (a delegated tree, as systemd's ``Delegate=yes`` gives) or the version 1 hierarchies ``pids`` and
-``memory``. No controllers are enabled: the cgroup says which processes belong to a server, even those that hide in
-sessions of their own with an empty environment. Not enabling them also lets systemd restart noded in the parent
-cgroup while servers live below it.
+``memory``. No controllers are enabled here: the cgroup says which processes belong to a server, even those that hide
+in sessions of their own with an empty environment. `isolation.limits` chooses what sets limits.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-_FOLDER = "agentfarm"
+#: What the servers' cgroups are in, below noded's own.
+FOLDER = "agentfarm"
 
 
-def hierarchies() -> dict[str, Path]:
-    """Return noded's own folder in each mounted hierarchy, by "v2", "pids" and "memory"."""
+def hierarchies(pid: str = "self") -> dict[str, Path]:
+    """Return a process's folder in each mounted hierarchy, by "v2", "pids", "memory", "cpu" and "devices"."""
     own = {}
-    for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
+    for line in Path(f"/proc/{pid}/cgroup").read_text("utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         for name in controllers.split(",") if controllers else ["v2"]:
             own[name] = path
@@ -34,7 +34,7 @@ def hierarchies() -> dict[str, Path]:
         if kind == "cgroup2":
             names = ["v2"]
         elif kind == "cgroup":
-            names = [name for name in ("pids", "memory") if name in options.split(",")]
+            names = [name for name in ("pids", "memory", "cpu", "devices") if name in options.split(",")]
         for name in names:
             if name in own:
                 found[name] = _within(Path(mountpoint), root, own[name])
@@ -56,18 +56,20 @@ class Cgroups:
     """
 
     def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
         own = hierarchies() if enabled else {}
         tracker = own.get("v2") or own.get("pids")
         self._bases = [base for base in (tracker, own.get("memory")) if base is not None]
 
-    def create(self, lease: str, pid: int) -> tuple[str, ...]:
-        """Put `pid` into cgroups of its own; return their paths, none where this account may not."""
+    def make(self, lease: str) -> tuple[str, ...]:
+        """Make cgroups for a server that is about to be started; return their paths, none where this may not be."""
         made = []
         for base in self._bases:
-            folder = base / _FOLDER / lease
+            folder = base / FOLDER / lease
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / "cgroup.procs").write_text(str(pid), "ascii")
+                # A folder of somebody else may allow to be made in, and not to be joined.
+                os.close(os.open(folder / "cgroup.procs", os.O_WRONLY))
             except OSError as exc:
                 log.debug("No cgroup %s: %s", folder, exc)
                 remove((str(folder),))
@@ -93,6 +95,15 @@ def remove(paths: tuple[str, ...]) -> None:
         for folder, _, _ in os.walk(path, topdown=False):
             with contextlib.suppress(OSError):
                 Path(folder).rmdir()
+
+
+def cgroups_of(pid: int, name: str) -> tuple[str, ...]:
+    """Return the cgroups called `name` that a process is in: a scope that systemd made for it."""
+    try:
+        found = hierarchies(str(pid))
+    except OSError:
+        return ()
+    return tuple(str(found[tree]) for tree in ("v2", "pids", "memory") if tree in found and found[tree].name == name)
 
 
 def oom_kills(paths: tuple[str, ...]) -> int:

@@ -22,8 +22,10 @@ from .cgroups import Cgroups
 from .connection import Connection
 from .directories import ServerDirectories, root_for
 from .gpus import GpuCollector
+from .isolation.isolator import isolator_for
 from .launcher import Launcher
 from .methods import Methods
+from .orphans import Orphans, noded_mark
 from .simulated import SimulatedGpus
 from .store import Store
 from .telemetry import Sampler
@@ -44,6 +46,8 @@ class Settings:
     mountpoints: tuple[str, ...] = ("/",)
     nvml_timeout: float = 5
     cgroups: bool = True
+    orphan_grace: float = 60
+    sandbox_binds: tuple[str, ...] = ()
 
 
 def lock_state_dir(state_dir: Path) -> int:
@@ -80,14 +84,28 @@ class Noded:
         simulated = SimulatedGpus(settings.simulated_gpus, str(settings.state_dir))
         self._sampler = Sampler(GpuCollector(settings.nvml_timeout), simulated, settings.mountpoints)
         self._servers_dir = settings.state_dir / "servers"
+        self._isolator = isolator_for(
+            Cgroups(settings.cgroups),
+            hidden=(root_for(settings.state_dir), settings.state_dir),
+            binds=settings.sandbox_binds,
+            minors=self._sampler.gpus.minors,
+        )
         self._launcher = Launcher(
             Store(self._servers_dir),
-            Cgroups(settings.cgroups),
+            self._isolator,
             ServerDirectories(root_for(settings.state_dir)),
             self._sampler,
             self._server_exited,
         )
-        self._methods = Methods(self._launcher, self._sampler, settings.telemetry_interval, settings.nvml_timeout + 2)
+        self._orphans = Orphans(noded_mark(settings.state_dir), self._launcher.leases, settings.orphan_grace)
+        self._methods = Methods(
+            self._launcher,
+            self._sampler,
+            self._orphans,
+            self._isolator.enforcement(),
+            settings.telemetry_interval,
+            settings.nvml_timeout + 2,
+        )
 
     @property
     def socket_path(self) -> Path:
@@ -101,8 +119,11 @@ class Noded:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         await self._launcher.take_over()
+        living = [server.status.lease for server in self._launcher.servers() if not server.exited.is_set()]
+        await asyncio.to_thread(self._isolator.sweep, noded_mark(self._settings.state_dir), living)
         sampling = self._sampler.run(self._settings.telemetry_interval, self._launcher.servers, self._telemetry)
-        tasks = [asyncio.create_task(sampling), asyncio.create_task(cap_logs_for_ever(self._servers_dir))]
+        work = (sampling, cap_logs_for_ever(self._servers_dir), self._orphans.run())
+        tasks = [asyncio.create_task(each) for each in work]
         for task in tasks:
             task.add_done_callback(lambda _: ended.set())
         server = await self._listen()

@@ -9,6 +9,7 @@ directory. A server may write into its own directory, so noded follows no link t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -67,6 +68,9 @@ class ServerDirectories:
         check_files(files)
         self.remove(lease)
         self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if owner is not None:
+            # The mode of mkdir is less noded's umask, and accounts must get through to their own.
+            self._root.chmod(0o711)
         path = self.path(lease)
         path.mkdir(mode=0o700)
         for name, text in files.items():
@@ -93,6 +97,22 @@ class ServerDirectories:
                 if owner is not None:
                     os.fchown(file.fileno(), *owner)
             os.replace(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def discard(self, lease: str, name: str) -> None:
+        """Remove a file of a server; one that is not there is fine.
+
+        Raises
+        ------
+        OSError
+            There is no such directory.
+        """
+        check_files([name])
+        folder = os.open(self.path(lease), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
         finally:
             os.close(folder)
 

@@ -49,6 +49,11 @@ class GpuCollector:
         """Version of the driver, once it is known."""
         return self._nvml.driver_version
 
+    def minors(self, uuids: Iterable[str]) -> dict[str, int]:
+        """Return the numbers N of the device nodes /dev/nvidiaN of those GPUs that NVML knows one of."""
+        known = self._nvml.minors
+        return {uuid: known[uuid] for uuid in uuids if uuid in known}
+
     async def collect(self, patience: float) -> GpuReport:
         """Return a new report, or the last one when NVML does not answer within `patience` seconds.
 

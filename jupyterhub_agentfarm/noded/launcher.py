@@ -11,14 +11,17 @@ from typing import Any, Protocol
 
 from jupyterhub_agentfarm.errors import AgentFarmError, InvalidField, NodedError, NotFoundError
 from jupyterhub_agentfarm.models import LaunchSpec, ServerExit, ServerStatus
-from jupyterhub_agentfarm.protocol import StopResult
+from jupyterhub_agentfarm.protocol import Notice, StopResult
 
 from . import procfs
 from .adoption import adopt
-from .cgroups import Cgroups
 from .claims import Claims
 from .directories import ServerDirectories
 from .grace import Grace
+from .isolation.isolator import Isolator
+from .lines import ServerLines
+from .listening import failed
+from .notices import put_notice
 from .pending import Pending
 from .process import check_launch
 from .server import Server
@@ -50,8 +53,8 @@ class Launcher:
     ----------
     store
         Where records and logs lie.
-    cgroups
-        Makes the cgroups.
+    isolator
+        Keeps them apart and within limits.
     directories
         Makes the servers' private directories.
     devices
@@ -63,14 +66,16 @@ class Launcher:
     def __init__(
         self,
         store: Store,
-        cgroups: Cgroups,
+        isolator: Isolator,
         directories: ServerDirectories,
         devices: Devices,
         on_exit: Callable[[ServerStatus], None],
     ) -> None:
         self._store, self._directories, self._devices, self._publish = store, directories, devices, on_exit
-        self._starter = Starter(store, cgroups, directories, procfs.boot_id(), self._ended)
+        self._isolator = isolator
+        self._starter = Starter(store, isolator, directories, procfs.boot_id(), self._ended)
         self._claims = Claims()
+        self._lines = ServerLines()
         self._servers: dict[str, Server] = {}
         self._launches: dict[str, asyncio.Task[ServerStatus]] = {}
         self._pending: dict[str, Pending] = {}
@@ -81,6 +86,10 @@ class Launcher:
     def servers(self) -> list[Server]:
         """Return every server on record."""
         return list(self._servers.values())
+
+    def leases(self) -> set[str]:
+        """Return the leases of every server on record and of every launch under way."""
+        return {*self._servers, *self._launches}
 
     def statuses(self) -> list[ServerStatus]:
         """Return the servers that run or ended less than an hour ago."""
@@ -102,7 +111,7 @@ class Launcher:
                 self._directories.remove(lease)
             elif not server.exited.is_set():
                 self._claims.hold(lease, server.status.gpus)
-                log.info("Adopted server %s, process %s", lease, server.status.pid)
+                self._lines.adopted(server.status)
             else:
                 self._claims.hold(lease, server.status.gpus)
                 self._settle(server)
@@ -167,10 +176,14 @@ class Launcher:
 
         try:
             server = await self._starter.start(spec, began, pending.permit)
+        except OSError as exc:  # a full disk above all
+            await self._clear_failed(spec.lease)
+            raise failed(f"noded cannot write what a server needs on this node: {exc}") from exc
         except Exception:  # not CancelledError: noded may go while a server comes up, and the next one adopts it
             await self._clear_failed(spec.lease)
             raise
         server.announced = True
+        self._lines.launched(spec, server.status)
         if server.exited.is_set():
             asyncio.get_running_loop().call_soon(self._ended, server)
         return server.status
@@ -179,7 +192,7 @@ class Launcher:
         server = self._servers.get(lease)
         if server is not None and server.status.boot_id == self._starter.boot_id:
             server.stop_requested = True
-            result = await settle(server, self._devices.free_of)
+            result = await self._settle_now(server)
             if not (result.gone and result.gpus_free):
                 # It keeps its GPUs until it has left them: a stop, or the next launch on one of them, tries again.
                 server.announced = True
@@ -204,8 +217,7 @@ class Launcher:
         if not server.announced:
             return
         self._save(server)
-        if server.status.exit is not None:
-            log.info("Server %s: %s", server.status.lease, server.status.exit.sentence())
+        self._lines.exited(server.status)
         self._publish(server.status)
         self._settle(server)
 
@@ -214,18 +226,24 @@ class Launcher:
         try:
             self._store.save(server.record)
         except OSError as exc:
-            log.warning("The record of server %s cannot be written: %s", server.status.lease, exc)
+            log.warning(self._lines.line("record not written", server.status.lease, detail=exc))
 
     def _settle(self, server: Server) -> asyncio.Task[StopResult]:
         lease = server.status.lease
         return self._settling.get(lease) or _keep(self._settling, lease, self._settled(server))
 
     async def _settled(self, server: Server) -> StopResult:
-        result = await settle(server, self._devices.free_of)
+        result = await self._settle_now(server)
         if result.gone:
             await asyncio.to_thread(self._directories.remove, server.status.lease)
         if result.gone and result.gpus_free:
             self._claims.release(server.status.lease)
+        return result
+
+    async def _settle_now(self, server: Server) -> StopResult:
+        result = await settle(server, self._devices.free_of)
+        if result.gone and server.sandbox != "none":
+            await asyncio.to_thread(self._isolator.release, server.status.lease, server.cgroups, server.sandbox)
         return result
 
     async def stop(self, lease: str, grace_seconds: float) -> StopResult:
@@ -244,6 +262,8 @@ class Launcher:
         if task is None:
             if lease not in self._servers and lease not in self._launches:
                 return StopResult(gone=True, gpus_free=True)
+            if lease not in self._servers or not self._servers[lease].exited.is_set():
+                self._lines.stopping(lease, grace_seconds)
             grace = self._graces[lease] = Grace(grace_seconds)
             task = _keep(self._stops, lease, self._stop(lease, grace))
             task.add_done_callback(lambda _: self._graces.pop(lease, None))
@@ -277,6 +297,19 @@ class Launcher:
         if lease not in self._servers:
             raise NotFoundError(f"noded knows no server of the lease {lease}")
         return await asyncio.to_thread(self._store.tail, lease, lines)
+
+    async def notify(self, lease: str, notice: Notice | None) -> None:
+        """Have a server tell its user something, or nothing any more.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such server.
+        """
+        server = self._servers.get(lease)
+        if server is None or server.exited.is_set():
+            raise NotFoundError(f"noded knows no server of the lease {lease} that runs")
+        await asyncio.to_thread(put_notice, self._directories, lease, notice)
 
     def forget(self, lease: str) -> None:
         """Remove the record and the log of an ended server; of an unknown one there is nothing to remove.

@@ -18,6 +18,8 @@ from jupyterhub_agentfarm.errors import LaunchFailed
 from jupyterhub_agentfarm.models import LaunchSpec
 
 _BACKLOG = 128
+#: A free port may be lost again between bind and listen.
+_TRIES = 3
 
 
 def listen(address: str, port_range: tuple[int, ...] | None) -> socket.socket:
@@ -41,7 +43,7 @@ def listen(address: str, port_range: tuple[int, ...] | None) -> socket.socket:
                 raise failed(f"cannot listen on {address}:{port}: {exc.strerror}") from exc
         else:
             return sock
-    raise failed(f"every port of {port_range} on {address} is taken")
+    raise failed(f"every port of {port_range or 'those tried'} on {address} is taken")
 
 
 def free_port(address: str, port_range: tuple[int, ...] | None) -> int:
@@ -92,7 +94,7 @@ def _check_reachable(address: str, found: str) -> None:
 
 def _ports(port_range: tuple[int, ...] | None) -> Iterable[int]:
     if port_range is None:
-        return [0]
+        return [0] * _TRIES
     first, last = port_range
     ports = list(range(first, last + 1))
     start = random.randrange(len(ports))  # noqa: S311 - spreads the servers, guards nothing

@@ -12,13 +12,23 @@ from typing import Any
 
 from jupyterhub_agentfarm import __version__
 from jupyterhub_agentfarm.errors import NodedError, NotFoundError, ProtocolError
+from jupyterhub_agentfarm.isolation import Enforcement
 from jupyterhub_agentfarm.models import LaunchSpec, NodeFacts
-from jupyterhub_agentfarm.protocol import PROTOCOL_VERSION, Hello, LeaseParams, LogsParams, StopParams
+from jupyterhub_agentfarm.protocol import (
+    PROTOCOL_VERSION,
+    Hello,
+    LeaseParams,
+    LogsParams,
+    NotifyParams,
+    OrphansParams,
+    StopParams,
+)
 from jupyterhub_agentfarm.records import from_json, to_json
 
 from . import procfs
 from .connection import Connection
 from .launcher import Launcher
+from .orphans import Orphans
 from .telemetry import Sampler
 
 #: NVML may take a second to initialise; ``hello`` waits that long to name the driver, and no longer.
@@ -39,14 +49,27 @@ class Methods:
         The servers.
     sampler
         The telemetry.
+    orphans
+        The processes that there is no record of.
+    enforcement
+        What keeps servers apart here.
     interval
         Seconds between two reports.
     first_sample_seconds
         How long ``telemetry`` waits for the first sample.
     """
 
-    def __init__(self, launcher: Launcher, sampler: Sampler, interval: float, first_sample_seconds: float) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        sampler: Sampler,
+        orphans: Orphans,
+        enforcement: Enforcement,
+        interval: float,
+        first_sample_seconds: float,
+    ) -> None:
         self._launcher, self._sampler, self._interval = launcher, sampler, interval
+        self._enforcement, self._strays = enforcement, orphans
         self._first_sample_seconds = first_sample_seconds
         self._table: Mapping[str, tuple[type, Callable[[Connection, Any], Awaitable[Any]]]] = {
             "hello": (Hello, self._hello),
@@ -56,7 +79,9 @@ class Methods:
             "launch": (LaunchSpec, self._launch),
             "stop": (StopParams, self._stop),
             "logs": (LogsParams, self._logs),
+            "notify": (NotifyParams, self._notify),
             "forget": (LeaseParams, self._forget),
+            "orphans": (OrphansParams, self._orphans),
         }
 
     async def dispatch(self, connection: Connection, method: str, params: Any) -> Any:
@@ -99,6 +124,7 @@ class Methods:
             time=time.time(),
             pid=os.getpid(),
             driver_version=self._sampler.gpus.driver_version,
+            enforcement=self._enforcement,
         )
 
     async def _subscribe(self, connection: Connection, _: NoParams) -> Any:
@@ -125,9 +151,16 @@ class Methods:
     async def _logs(self, _: Connection, params: LogsParams) -> Any:
         return {"text": await self._launcher.tail(params.lease, params.lines)}
 
+    async def _notify(self, _: Connection, params: NotifyParams) -> Any:
+        await self._launcher.notify(params.lease, params.notice)
+        return {}
+
     async def _forget(self, _: Connection, params: LeaseParams) -> Any:
         self._launcher.forget(params.lease)
         return {}
+
+    async def _orphans(self, _: Connection, params: OrphansParams) -> Any:
+        return {"orphans": to_json(await self._strays.listed(params.held))}
 
 
 def _os_name() -> str:

@@ -5,7 +5,7 @@ What a device does not support is None. A GPU in MIG mode is not listed: its MIG
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import pynvml
@@ -39,6 +39,8 @@ class Nvml:
 
     def __init__(self) -> None:
         self.driver_version: str | None = None
+        #: Numbers of the device nodes, by the UUIDs of GPUs and of MIG devices on them.
+        self.minors: Mapping[str, int] = {}
         self._ready = False
 
     def read(self) -> tuple[Gpu, ...]:
@@ -56,12 +58,15 @@ class Nvml:
                 pynvml.nvmlInit()
                 self._ready = True
                 self.driver_version = _supported(pynvml.nvmlSystemGetDriverVersion)
-            return tuple(gpu for index in range(pynvml.nvmlDeviceGetCount()) for gpu in _devices(index))
+            minors: dict[str, int] = {}
+            found = tuple(gpu for index in range(pynvml.nvmlDeviceGetCount()) for gpu in _devices(index, minors))
         except pynvml.NVMLError as exc:
             self._close()
             if exc.value in _NO_DRIVER:
                 raise NoDriver(str(exc)) from exc
             raise NvmlFailed(f"NVML: {exc}") from exc
+        self.minors = minors
+        return found
 
     def _close(self) -> None:
         if self._ready:
@@ -69,7 +74,16 @@ class Nvml:
             _tried(pynvml.nvmlShutdown)
 
 
-def _devices(index: int) -> Iterator[Gpu]:
+def _devices(index: int, minors: dict[str, int]) -> Iterator[Gpu]:
+    """Yield a GPU, or its MIG devices; note for each which device node it has."""
+    minor = _supported(pynvml.nvmlDeviceGetMinorNumber, pynvml.nvmlDeviceGetHandleByIndex(index))
+    for gpu in _parts(index):
+        if minor is not None:
+            minors[gpu.uuid] = int(minor)
+        yield gpu
+
+
+def _parts(index: int) -> Iterator[Gpu]:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     mode = _supported(pynvml.nvmlDeviceGetMigMode, handle)
     if not mode or mode[0] != pynvml.NVML_DEVICE_MIG_ENABLE:

@@ -1,24 +1,23 @@
-"""How a server's process is started: its environment, its working directory, its file descriptors."""
+"""What a launch must look like, and the environment that a server gets."""
 
 from __future__ import annotations
 
 import os
-import pwd
 import re
-import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 from jupyterhub_agentfarm.errors import InvalidField
 from jupyterhub_agentfarm.models import LaunchSpec
 
 from .directories import DIRECTORY_VARIABLE, PLACEHOLDER, check_files
-from .listening import failed
+from .isolation.layers import Account
 from .store import check_lease
 
 #: Names the inherited listening socket to the server.
 SOCKET_VARIABLE = "AGENTFARM_SOCKET_FD"
 
+#: Programs of an account other than noded's, whose own may be those of root.
+_PATH = "/usr/local/bin:/usr/bin:/bin"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -47,23 +46,25 @@ def check_launch(spec: LaunchSpec) -> None:
             raise InvalidField(f"environment.{name}", "a name of letters, digits and _, and a value without NUL", "it")
 
 
-def base_environment(command: tuple[str, ...]) -> dict[str, str]:
-    """Return what a login of this account would have, and nothing that noded happens to have."""
-    account = pwd.getpwuid(os.getuid())
-    path = os.environ.get("PATH", os.defpath)
+def base_environment(command: tuple[str, ...], account: Account) -> dict[str, str]:
+    """Return what a login of the account would have, and nothing that noded happens to have."""
+    path = os.environ.get("PATH", os.defpath) if account.own else _PATH
     if Path(command[0]).is_absolute():
         path = f"{Path(command[0]).parent}:{path}"
-    kept = {name: os.environ[name] for name in ("LANG", "XDG_RUNTIME_DIR") if name in os.environ}
-    return kept | {
-        "HOME": account.pw_dir,
-        "USER": account.pw_name,
-        "LOGNAME": account.pw_name,
-        "SHELL": account.pw_shell or "/bin/sh",
+    # noded's own runtime directory is closed to other accounts.
+    names = ("LANG", "XDG_RUNTIME_DIR") if account.own else ("LANG",)
+    return {name: os.environ[name] for name in names if name in os.environ} | {
+        "HOME": account.home,
+        "USER": account.name,
+        "LOGNAME": account.name,
+        "SHELL": account.shell,
         "PATH": path,
     }
 
 
-def server_environment(spec: LaunchSpec, url: str, socket_fd: int | None, directory: Path) -> dict[str, str]:
+def server_environment(
+    spec: LaunchSpec, url: str, socket_fd: int | None, directory: Path, account: Account
+) -> dict[str, str]:
     """Return the server's whole environment. Only the leased GPUs can be used in it: none when none was leased."""
     pinned = {
         "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
@@ -80,35 +81,4 @@ def server_environment(spec: LaunchSpec, url: str, socket_fd: int | None, direct
         for name, value in spec.environment.items()
         if name != SOCKET_VARIABLE
     }
-    return base_environment(spec.command) | given | pinned
-
-
-def start(
-    spec: LaunchSpec, environment: Mapping[str, str], log_fd: int, socket_fd: int | None
-) -> subprocess.Popen[bytes]:
-    """Start the server in a session of its own and return once its program runs.
-
-    Raises
-    ------
-    LaunchFailed
-        The program or the working directory cannot be used.
-    """
-    home = environment["HOME"]
-    cwd = spec.cwd or "~"
-    if cwd == "~" or cwd.startswith("~/"):
-        cwd = home + cwd[1:]
-    if not Path(cwd).is_dir():
-        raise failed(f"the working directory {cwd} does not exist on this node")
-    try:
-        return subprocess.Popen(
-            list(spec.command),
-            cwd=cwd,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=log_fd,
-            stderr=log_fd,
-            pass_fds=() if socket_fd is None else (socket_fd,),
-            start_new_session=True,
-        )
-    except OSError as exc:
-        raise failed(f"cannot execute {spec.command[0]}: {exc.strerror}") from exc
+    return base_environment(spec.command, account) | given | pinned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,24 +65,50 @@ def scan() -> dict[int, Process]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of `pid`; none when it is gone."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    except FileNotFoundError:
+        # Few kernels come without that file.
+        return [process.pid for process in scan().values() if process.ppid == pid]
+    except ProcessLookupError:
+        return []
+
+
+def age_seconds(start_ticks: int) -> float:
+    """Return how long ago a process with this start time was started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / _TICKS_PER_SECOND
+
+
 def alive(pid: int, start_ticks: int) -> bool:
     """Return whether exactly this process runs; a zombie and a reused pid do not count."""
     process = read(pid)
     return process is not None and not process.zombie and process.start_ticks == start_ticks
 
 
-def lease_of(pid: int) -> str | None:
-    """Return the lease that the environment of `pid` names, when the process is of our own account."""
+def mark_of(pid: int) -> tuple[str, int] | None:
+    """Return the lease that the environment of `pid` names, and the process's user id.
+
+    Anybody can name any lease: whoever asks compares the id with that of the server's account.
+    """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - called for every process of the account
             environment = file.read()
-        if MARKER.encode() not in environment or os.stat(f"/proc/{pid}").st_uid != os.getuid():  # noqa: PTH116
+        if MARKER.encode() not in environment:
             return None
+        uid = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116
     except OSError:
         return None
     prefix = f"{MARKER}=".encode()
     values = [entry[len(prefix) :] for entry in environment.split(b"\0") if entry.startswith(prefix)]
-    return values[0].decode(errors="replace") if values else None
+    return (values[0].decode(errors="replace"), uid) if values else None
+
+
+def lease_of(pid: int) -> str | None:
+    """Return the lease that the environment of `pid` names, when the process is of our own account."""
+    mark = mark_of(pid)
+    return mark[0] if mark is not None and mark[1] == os.getuid() else None
 
 
 def send_signal(pid: int, start_ticks: int, number: signal.Signals) -> bool:

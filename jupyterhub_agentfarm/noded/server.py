@@ -20,10 +20,14 @@ from jupyterhub_agentfarm.models import ServerExit, ServerState
 
 from . import cgroups, procfs
 from .census import Identity
+from .isolation import bubblewrap
+from .isolation.minding import OUT_OF_MEMORY
 from .store import Record
 
 #: A large process takes a while to end after the kernel chose it; a kill that was longer ago explains nothing.
 _OOM_SECONDS = 30.0
+#: Statuses above it say that a signal ended a process, and which.
+_SIGNALLED = 128
 
 
 class Server:
@@ -39,7 +43,7 @@ class Server:
 
     def __init__(self, record: Record, child: subprocess.Popen[bytes] | None = None) -> None:
         self.status = record.status
-        self.cgroups = record.cgroups
+        self.cgroups, self.uid, self.sandbox = record.cgroups, record.uid, record.sandbox
         self.exited = asyncio.Event()
         #: Somebody asked for its end: whatever ends it now, it "was stopped".
         self.stop_requested = False
@@ -57,12 +61,12 @@ class Server:
     def identity(self) -> Identity:
         """What names its processes."""
         status = self.status
-        return Identity(status.lease, status.pid, status.pid_start_ticks, self.cgroups, self._end_was_watched)
+        return Identity(status.lease, status.pid, status.pid_start_ticks, self.cgroups, self._end_was_watched, self.uid)
 
     @property
     def record(self) -> Record:
         """What is to be written down."""
-        return Record(self.status, self.cgroups)
+        return Record(self.status, self.cgroups, self.uid, self.sandbox)
 
     def change(self, *, state: ServerState | None = None, epoch: int | None = None) -> None:
         """Set what can change while it runs."""
@@ -111,6 +115,11 @@ class Server:
     def _how(self) -> ServerExit:
         # The pidfd said that it ended, so this reaps it without waiting.
         returncode = None if self._child is None else self._child.wait()
+        if returncode is not None and returncode > _SIGNALLED and self.sandbox != "none":
+            # What stands around the server says with its own status that a signal ended it.
+            returncode = _SIGNALLED - returncode
+        if self.sandbox == "container" and returncode == _SIGNALLED - OUT_OF_MEMORY and not self.stop_requested:
+            return ServerExit("oom", time.time(), None, signal.SIGKILL)
         code = returncode if returncode is not None and returncode >= 0 else None
         number = -returncode if returncode is not None and returncode < 0 else None
         now = time.time()
@@ -134,4 +143,10 @@ class Server:
     def terminate(self) -> None:
         """Ask the server's own process to end; Jupyter then ends its kernels."""
         self.stop_requested = True
-        procfs.send_signal(self.status.pid, self.status.pid_start_ticks, signal.SIGTERM)
+        pid, start_ticks = self.status.pid, self.status.pid_start_ticks
+        if self.sandbox == "bubblewrap":
+            inside = procfs.read(bubblewrap.inner(pid))
+            # Children of the right process, when that is still there after they were looked up, are the right ones.
+            if inside is not None and procfs.alive(pid, start_ticks):
+                pid, start_ticks = inside.pid, inside.start_ticks
+        procfs.send_signal(pid, start_ticks, signal.SIGTERM)

@@ -17,10 +17,15 @@ from jupyterhub_agentfarm.protocol import LAUNCH_SECONDS
 
 from . import procfs
 from .census import Census
-from .cgroups import Cgroups
+from .cgroups import cgroups_of
 from .directories import ServerDirectories
+from .isolation.entering import start
+from .isolation.isolator import Isolator
+from .isolation.layers import Confined
+from .isolation.systemd import scope_name
 from .listening import failed, free_port, listen, service_url
-from .process import server_environment, start
+from .orphans import NODED_VARIABLE
+from .process import server_environment
 from .server import Server
 from .store import Record, Store
 from .sweeping import SETTLE_SECONDS
@@ -40,8 +45,8 @@ class Starter:
     ----------
     store
         Where records and logs lie.
-    cgroups
-        Makes the cgroups.
+    isolator
+        Keeps them apart and within limits.
     directories
         Makes the servers' private directories.
     boot_id
@@ -53,12 +58,12 @@ class Starter:
     def __init__(
         self,
         store: Store,
-        cgroups: Cgroups,
+        isolator: Isolator,
         directories: ServerDirectories,
         boot_id: str,
         on_exit: Callable[[Server], None],
     ) -> None:
-        self._store, self._cgroups, self._directories = store, cgroups, directories
+        self._store, self._isolator, self._directories = store, isolator, directories
         self.boot_id, self._on_exit = boot_id, on_exit
 
     async def start(
@@ -80,7 +85,8 @@ class Starter:
         LaunchFailed
             It could not be started.
         """
-        if spec.socket == "port":
+        # A socket cannot be inherited through an engine.
+        if spec.socket == "port" or spec.isolation.sandbox == "container":
             return await self._start_on_port(spec, began, permit)
         sock = await asyncio.to_thread(listen, spec.address, spec.port_range)
         # Once the server has it, noded's copy is closed: the port must not outlive the server.
@@ -124,18 +130,13 @@ class Starter:
         # Written before the process exists: a noded that is killed right now leaves no server unknown.
         self._store.save(Record(status))
         socket_fd = None if sock is None else sock.fileno()
-        directory = await asyncio.to_thread(self._directories.create, spec.lease, spec.files)
-        environment = server_environment(spec, service_url(spec, port), socket_fd, directory)
-        log_fd = self._store.open_log(spec.lease)
-        try:
-            child = await asyncio.to_thread(start, spec, environment, log_fd, socket_fd)
-        finally:
-            os.close(log_fd)
+        record, confined = await asyncio.to_thread(self._prepare, spec, status, service_url(spec, port), socket_fd)
+        child = await self._execute(spec, record, confined)
         known: list[Server] = []
         try:
             process = procfs.read(child.pid)
             assert process is not None  # a child that was not waited for is there, if only as a zombie
-            server = self.track(status, process, child=child, state="starting" if sock is None else "running")
+            server = self.track(record, process, child=child, state="starting" if sock is None else "running")
             server.announced = False
             known.append(server)
             began(server)
@@ -147,6 +148,33 @@ class Starter:
             raise
         return server
 
+    def _prepare(
+        self, spec: LaunchSpec, status: ServerStatus, url: str, socket_fd: int | None
+    ) -> tuple[Record, Confined]:
+        """Make what the server needs before there is a process of it. It may wait for disks and directory services."""
+        account = self._isolator.account_for(spec)
+        try:
+            directory = self._directories.create(spec.lease, spec.files, account.owner)
+            environment = server_environment(spec, url, socket_fd, directory, account)
+            environment[NODED_VARIABLE] = self._store.mark
+            confined = self._isolator.confine(spec, account, environment, directory, socket_fd)
+        except OSError as exc:
+            raise failed(f"the server cannot be prepared: {exc}") from exc
+        uid = None if account.own else account.uid
+        return Record(status, confined.placed.cgroups, uid, spec.isolation.sandbox), confined
+
+    async def _execute(self, spec: LaunchSpec, record: Record, confined: Confined) -> subprocess.Popen[bytes]:
+        try:
+            self._store.save(record)
+            log_fd = self._store.open_log(spec.lease)
+            try:
+                return await asyncio.to_thread(start, spec, confined, log_fd)
+            finally:
+                os.close(log_fd)
+        except Exception:
+            await asyncio.to_thread(self._isolator.release, spec.lease, record.cgroups, record.sandbox)
+            raise
+
     def _record(self, server: Server) -> None:
         if not server.watch(self._on_exit):
             raise failed("the server's process cannot be watched")
@@ -154,22 +182,23 @@ class Starter:
 
     def track(
         self,
-        status: ServerStatus,
+        record: Record,
         process: procfs.Process,
         *,
         child: subprocess.Popen[bytes] | None,
         state: ServerState,
     ) -> Server:
-        """Return the server that `process` is, in cgroups of its own where that may be."""
-        cgroups = self._cgroups.create(status.lease, process.pid)
+        """Return the server of the record that `process` is."""
+        # A scope's folder is known once systemd has made it.
+        cgroups = record.cgroups or cgroups_of(process.pid, scope_name(record.status.lease))
         status = dataclasses.replace(
-            status,
+            record.status,
             state=state,
             pid=process.pid,
             pid_start_ticks=process.start_ticks,
             cgroup=cgroups[0] if cgroups else None,
         )
-        return Server(Record(status, cgroups), child)
+        return Server(dataclasses.replace(record, status=status, cgroups=cgroups), child)
 
     async def _listens(self, server: Server, port: int, deadline: float) -> bool:
         """Return whether the server came to listen on `port`; false when it ended or took too long."""

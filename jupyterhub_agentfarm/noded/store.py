@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jupyterhub_agentfarm.errors import InvalidField
+from jupyterhub_agentfarm.isolation import Sandbox
 from jupyterhub_agentfarm.models import ServerStatus
 from jupyterhub_agentfarm.records import from_json, to_json
+
+from .orphans import noded_mark
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,9 @@ class Record:
 
     status: ServerStatus
     cgroups: tuple[str, ...] = ()
+    #: User id that it runs as; None: noded's own.
+    uid: int | None = None
+    sandbox: Sandbox = "none"
 
 
 class Store:
@@ -55,6 +61,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        #: Names the noded whose records these are, in the environment of its servers.
+        self.mark = noded_mark(folder.parent)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
 

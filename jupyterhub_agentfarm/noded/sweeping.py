@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
+from jupyterhub_agentfarm.logs import LogLine
 from jupyterhub_agentfarm.protocol import StopResult
 
 from . import cgroups, procfs
@@ -43,7 +44,7 @@ async def settle(
         cgroups.remove(server.cgroups)
     gpus_free = await _until(lambda: free_of(server.seen_pids, server.status.gpus), deadline)
     if not (gone and gpus_free):
-        log.warning("Server %s: gone: %s, GPUs free: %s after %s s", server.status.lease, gone, gpus_free, seconds)
+        log.warning(LogLine("not gone yet", lease=server.status.lease, gone=gone, gpus_free=gpus_free, seconds=seconds))
     return StopResult(gone, gpus_free)
 
 

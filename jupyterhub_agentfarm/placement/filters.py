@@ -16,6 +16,7 @@ from .view import NodeView, OwnerUse, free_gpus, has_memory, matches_model, matc
 
 REFUSALS = (
     "node",
+    "avoided",
     "not_eligible",
     "labels",
     "gpus",
@@ -60,6 +61,13 @@ def named_node(view: NodeView, request: PlacementRequest, limits: Limits) -> Ref
     if request.options.node in (None, view.node.name):
         return None
     return Refusal("node", f"the node {request.options.node} was asked for", later=False)
+
+
+def avoided(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse the nodes on which the same start failed a moment ago."""
+    if view.node.name in request.avoid:
+        return Refusal("avoided", "could not start the server a moment ago", later=False)
+    return None
 
 
 def eligible(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
@@ -184,6 +192,7 @@ def quota(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal 
 
 FILTERS: Mapping[str, Filter] = {
     "node": named_node,
+    "avoided": avoided,
     "labels": labels,
     "eligible": eligible,
     "telemetry": telemetry,

@@ -20,6 +20,7 @@ from ..errors import ConflictError
 from ..inventory.database import metadata
 from ..models import Explanation, Lease, PlacementRequest, ServerStatus
 from ..records import from_json, to_json
+from .usage import Used
 
 leases = sa.Table(
     "leases",
@@ -39,6 +40,7 @@ leases = sa.Table(
     sa.Column("why", sa.Text),
     sa.Column("url", sa.Text),
     sa.Column("server", sa.Text),
+    sa.Column("end", sa.String(20)),
 )
 lease_gpus = sa.Table(
     "lease_gpus",
@@ -72,6 +74,17 @@ def load_one(connection: Connection, lease_id: str) -> list[Lease]:
     """Return the lease of this id, in a list that is empty when there is none."""
     rows = connection.execute(sa.select(leases).where(leases.c.id == lease_id)).mappings()
     return [_lease(row) for row in rows]
+
+
+def load_used(connection: Connection, since: float) -> list[Used]:
+    """Return what released leases used of GPUs since a time, in the order of their grants."""
+    columns = (leases.c.id, leases.c.owner, leases.c.gpus, leases.c.granted_at, leases.c.released_at, leases.c.request)
+    query = sa.select(*columns).where(leases.c.state == "released", leases.c.released_at > since)
+    held = query.where(leases.c.granted_at.is_not(None), leases.c.gpus != "[]").order_by(leases.c.granted_at)
+    return [
+        Used(lease, owner, len(json.loads(gpus)), granted, released, tuple(json.loads(request).get("groups", ())))
+        for lease, owner, gpus, granted, released, request in connection.execute(held)
+    ]
 
 
 def save(connection: Connection, lease: Lease) -> None:

@@ -25,8 +25,9 @@ from sqlalchemy.engine import Connection
 
 from ..errors import ConflictError, NotFoundError
 from ..inventory.database import Database
-from ..models import Explanation, Lease, LeaseState, PlacementRequest, ServerStatus
+from ..models import Explanation, Lease, LeaseEnd, LeaseState, PlacementRequest, ServerStatus
 from . import lease_store
+from .usage import WEEK_SECONDS, UsageBook, used_by
 from .view import NOTHING_PROMISED, Promised, promised
 
 #: For `LeaseBook.change`.
@@ -62,11 +63,18 @@ class LeaseBook:
         self._by_owner: dict[str, dict[str, Lease]] = defaultdict(dict)
         self._waiting: dict[str, Lease] = {}
         self._followers: list[Callable[[str], None]] = []
+        #: What every owner used of GPUs lately.
+        self.usage = UsageBook()
 
-    async def open(self) -> None:
-        """Load what is alive."""
+    async def open(self, usage_seconds: float = WEEK_SECONDS) -> None:
+        """Load what is alive, and what was used of GPUs within the last `usage_seconds`."""
+        self.usage = UsageBook(usage_seconds)
+        since = self._clock() - usage_seconds
+        for used in await self._database.run(lambda connection: lease_store.load_used(connection, since)):
+            self.usage.note(used)
         for lease in await self._database.run(lease_store.load_alive):
             self._remember(lease)
+            self._note_use(lease)
 
     async def reload(self) -> bool:
         """Take over what the database says; return whether memory said something else.
@@ -111,6 +119,10 @@ class LeaseBook:
         if not found:
             raise NotFoundError(f"there is no lease {lease_id}")
         return found[0]
+
+    def now(self) -> float:
+        """Return the time that leases are dated with, in seconds since the epoch."""
+        return self._clock()
 
     def alive(self) -> list[Lease]:
         """Return every lease that is not released, oldest first."""
@@ -194,14 +206,18 @@ class LeaseBook:
             saved = await self._database.run(lambda connection: _saved(connection, changed))
         return self._changed(saved)
 
-    async def release(self, lease_id: str, detail: str, server: ServerStatus | None = None) -> Lease:
+    async def release(
+        self, lease_id: str, detail: str, server: ServerStatus | None = None, end: LeaseEnd = "stopped"
+    ) -> Lease:
         """End a lease in whatever state it is; one that is released already is returned as it is.
 
-        `server` is how its server ended, where that is known; it is written with the release.
+        `server` is how its server ended, where that is known; it is written with the release. A lease that is being
+        stopped keeps the `end` that it was stopped for.
         """
         known = {} if server is None else {"server": server}
         try:
-            return await self.change(lease_id, ALIVE, state="released", detail=detail, **known)
+            meant = self.get(lease_id).end or end
+            return await self.change(lease_id, ALIVE, state="released", detail=detail, end=meant, **known)
         except NotFoundError:
             return await self.find(lease_id)
 
@@ -248,8 +264,14 @@ class LeaseBook:
 
     def _changed(self, lease: Lease) -> Lease:
         self._remember(lease)
+        self._note_use(lease)
         self.on_change(lease)
         return lease
+
+    def _note_use(self, lease: Lease) -> None:
+        used = used_by(lease)
+        if used is not None:
+            self.usage.note(used)
 
     def _remember(self, lease: Lease) -> None:
         before = self._alive.pop(lease.id, None)

@@ -1,15 +1,31 @@
 """The waiting line: who is next, and what is kept for those ahead.
 
-The order is priority, then time of arrival. A request may overtake another only with what the other has no use for:
-everything that a request waits for, on every node that could serve it later, is held for it while those behind it are
-decided. What is held is what was asked for: the GPUs that match (not others of the node), and the cores or the memory
-of the node when a guarantee was asked for. So nobody starves, and a server without a GPU does not wait behind those who
-wait for one. A request that waits for its owner's quota holds nothing: no node is what it waits for.
+Who is next
+    Higher priority first. Within a priority owners take turns (`PlacementPolicy.fairness = "owner"`): a request goes by
+    its *turn*, the number of leases that its owner holds plus those of the owner's own requests that go before it;
+    equal turns go by arrival. So the owner of nothing goes before the second request of anybody's burst, whoever came
+    first, and an owner's own requests stay in the order of their arrival. A grant changes nobody's turn: what was ahead
+    is held now. A server that is being stopped counts no more.
+Nobody starves
+    When an owner's first request was overtaken by `PlacementPolicy.max_overtaken` later requests of other owners (of
+    its priority, and that ask for GPUs, cores or memory as it does), it is *overdue*: it goes before all of its
+    priority that are not, and overdue requests go by arrival. Only the owner's first can be: a burst does not become
+    overdue as a whole. Higher priorities go first all the same.
+What is held
+    A request may be served before those ahead of it in the line only with what they have no use for: everything that a
+    request waits for, on every node that could serve it later, is held for it while those behind it are decided. What
+    is held is what was asked for: the GPUs that match (not others of the node), and the cores or the memory of the node
+    when a guarantee was asked for. So a large request gets its GPUs together, at the price that some stand idle for it
+    meanwhile, and a server without a GPU does not wait behind those who wait for one. A request that waits for its
+    owner's quota holds nothing: no node is what it waits for.
+
+With `fairness = "none"` the order within a priority is that of arrival.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..models import Lease, PlacementRequest
@@ -17,14 +33,39 @@ from .decision import Decision
 from .filters import Limits
 from .view import NOTHING_HELD, Held, NodeView, matching_gpus
 
-
-def order(waiting: Iterable[Lease]) -> list[Lease]:
-    """Return the leases in the order in which they are served."""
-    return sorted(waiting, key=_rank)
+#: Minus the priority, 0 when overdue, turn, arrival, id: the smallest is next.
+Rank = tuple[int, int, int, float, str]
 
 
-def _rank(lease: Lease) -> tuple[int, float, str]:
-    return -lease.request.options.priority, lease.created_at, lease.id
+def arrival(lease: Lease) -> Rank:
+    """Return the rank of a lease by priority and arrival alone."""
+    return -lease.request.options.priority, 1, 0, lease.created_at, lease.id
+
+
+def ranks(waiting: Collection[Lease], held: Mapping[str, int], overdue: Collection[str] = ()) -> dict[str, Rank]:
+    """Return the rank of each lease that waits, by its id.
+
+    Parameters
+    ----------
+    waiting
+        All that wait.
+    held
+        For each owner, how many leases are held.
+    overdue
+        Ids of those that were overtaken often enough; only an owner's first of a priority goes before the others.
+    """
+    owners: dict[str, list[Lease]] = defaultdict(list)
+    for lease in waiting:
+        owners[lease.owner].append(lease)
+    found: dict[str, Rank] = {}
+    for owner, leases in owners.items():
+        seen: set[int] = set()
+        for turn, lease in enumerate(sorted(leases, key=arrival), held.get(owner, 0)):
+            priority = lease.request.options.priority
+            late = lease.id in overdue and priority not in seen
+            found[lease.id] = (-priority, 0 if late else 1, 0 if late else turn, lease.created_at, lease.id)
+            seen.add(priority)
+    return found
 
 
 class Holds:

@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from ..errors import ConflictError, NotFoundError, PlacementRefused
+from ..errors import ConflictError, NotFoundError, PlacementRefused, QuotaExceeded
+from ..logs import LogLine, about
 from ..models import Lease, PlacementRequest
 from .decision import Decision
+from .fairness import Fairness
 from .filters import Limits
 from .leases import WAITING, LeaseBook
-from .line import Holds, Line, Waiter, holds_on, order
+from .line import Holds, Line, Waiter, holds_on
 from .policy import PlacementPolicy
 from .view import NodeView
 
@@ -48,6 +50,7 @@ class Placement:
         self._deciding = asyncio.Lock()
         self._index, self._revision = policy.index(), policy.revision
         self._line = Line()
+        self._fairness = Fairness(book, policy)
         book.follow(self._leases_changed)
 
     def tell(self, view: NodeView, fresh_until: float = float("inf")) -> None:
@@ -77,6 +80,8 @@ class Placement:
             The owner has a server of this name with another request.
         PlacementRefused
             No node could ever take it.
+        QuotaExceeded
+            The owner has used the GPU-hours of the window.
         """
         async with self._deciding:
             return await self._place(request)
@@ -95,8 +100,8 @@ class Placement:
             It does not wait any more.
         """
         async with self._deciding:
-            lease = await self._book.change(lease_id, WAITING, state="released", detail=detail)
-            self._number()
+            lease = await self._book.change(lease_id, WAITING, state="released", detail=detail, end="withdrawn")
+            self._number(self._fairness.order())
             return lease
 
     @asynccontextmanager
@@ -111,49 +116,83 @@ class Placement:
         for lease in self._book.of_owner(request.owner):
             if lease.server_name == request.server_name and lease.state != "stopping":
                 return _same(lease, request)
+        self._check_gpu_hours(request)
         await self._advance()  # whoever waits goes first, also to what became free a moment ago
-        decision = self._decide(request, self._limits(request), self._ahead_of(request.options.priority))
+        decision = self._decide(request, self._limits(request), self._ahead_of(request))
         if decision.node is not None:
             try:
-                return await self._book.grant(request, decision.node, decision.gpus, decision.why)
+                return await self._grant(request, decision)
             except ConflictError as exc:
-                log.warning("%s could not be granted for %s: %s", decision.node, request.owner, exc.message)
+                log.warning(
+                    LogLine(
+                        "not granted",
+                        node=decision.node,
+                        server=f"{request.owner}/{request.server_name}",
+                        detail=exc.message,
+                    )
+                )
                 if not await self._book.reload():
                     raise
             return await self._place(request)  # by what is true, of which a second reload would find nothing new
         if not decision.later:
             raise _refused(request, decision)
         lease = await self._book.add(request, decision.why, decision.waiting_for())
-        self._number()
+        self._fairness.waits(lease.id, for_quota=not holds_on(decision))
+        self._number(self._fairness.order())
         return self._book.get(lease.id)
 
+    async def _grant(self, lease: Lease | PlacementRequest, decision: Decision) -> Lease:
+        granted = await self._book.grant(lease, decision.node or "", decision.gpus, decision.why)
+        if self._fairness.granted(granted):
+            self._line = Line()
+            self._number(self._fairness.order())
+        return granted
+
+    def _check_gpu_hours(self, request: PlacementRequest) -> None:
+        if request.options.gpus and self._policy.limits_gpu_hours:
+            limit = self._policy.max_gpu_hours(request.groups)
+            self._book.usage.check(request.owner, limit, self._book.now())
+
+    async def _refuse_over_gpu_hours(self) -> None:
+        """Take those out of the line whose owners have used their hours meanwhile."""
+        for lease in self._book.waiting() if self._policy.limits_gpu_hours else ():
+            try:
+                self._check_gpu_hours(lease.request)
+            except QuotaExceeded as exc:
+                await self._book.release(lease.id, exc.message, end="quota")
+                self._fairness.left(lease.id)
+
     async def _advance(self) -> None:
+        await self._refuse_over_gpu_hours()
         while await self._pass():  # what was granted changed what the others wait for
             pass
 
     async def _pass(self) -> bool:
         """Serve the line once, beginning behind those for whom nothing changed; return whether somebody left it."""
         self._sync()
-        leases, moved = order(self._book.waiting()), False
+        leases, moved = self._fairness.order(), False
         limits = [self._limits(lease.request) for lease in leases]
         stamp = self._stamp(leases)
         if self._line.stamp != stamp or not self._line.begins(leases, limits):
             self._line = Line(stamp)
         line, done = self._line, len(self._line.waiters)
+        self._number(leases[:done])
         for lease, limit in zip(leases[done:], limits[done:], strict=True):
             decision = self._decide(lease.request, self._limits(lease.request) if moved else limit, line.holds)
             if decision.node is not None:
                 try:
-                    await self._book.grant(lease, decision.node, decision.gpus, decision.why)
+                    await self._grant(lease, decision)
+                    if self._line is not line:  # somebody is overdue now: the line is another
+                        return True
                     moved = True
                 except (ConflictError, NotFoundError) as exc:
-                    log.warning("lease %s could not be granted on %s: %s", lease.id, decision.node, exc.message)
+                    log.warning(LogLine("not granted", **{**about(lease), "node": decision.node}, detail=exc.message))
                     if await self._book.reload():  # then the line may be another, too
                         self._line = Line()
                         return True
                     line.waiters.append(Waiter(lease.id, lease.request, limit, ()))  # until something changes
             elif not decision.later:
-                await self._book.release(lease.id, _refused(lease.request, decision).message)
+                await self._book.release(lease.id, _refused(lease.request, decision).message, end="withdrawn")
                 moved = True
             else:
                 self._keep(line, lease, limit, decision)
@@ -164,6 +203,7 @@ class Placement:
     def _keep(self, line: Line, lease: Lease, limits: Limits, decision: Decision) -> None:
         waiter = Waiter(lease.id, lease.request, limits, holds_on(decision))
         line.waiters.append(waiter)
+        self._fairness.waits(lease.id, for_quota=not waiter.waits_on)
         self._book.note_waiting(lease.id, len(line.waiters), decision.waiting_for(), decision.why)
         self._hold(line.holds, waiter)
 
@@ -171,9 +211,12 @@ class Placement:
         entries = self._index.entries
         holds.hold(waiter.request, (entries[name].view for name in waiter.waits_on if name in entries))
 
-    def _ahead_of(self, priority: int) -> Holds:
-        """Return what is held for those who are served before a new request of this priority."""
-        ahead = [waiter for waiter in self._line.waiters if waiter.request.options.priority >= priority]
+    def _ahead_of(self, request: PlacementRequest) -> Holds:
+        """Return what is held for those who are served before a new request."""
+        if not self._line.waiters:
+            return self._line.holds
+        served_before = self._fairness.ahead_of(request)
+        ahead = [waiter for waiter in self._line.waiters if waiter.lease in served_before]
         if len(ahead) == len(self._line.waiters):
             return self._line.holds
         holds = Holds()
@@ -219,8 +262,8 @@ class Placement:
         if entry is not None:
             self.tell(entry.view, entry.fresh_until)
 
-    def _number(self) -> None:
-        for position, lease in enumerate(order(self._book.waiting()), 1):
+    def _number(self, line: list[Lease]) -> None:
+        for position, lease in enumerate(line, 1):
             if lease.position != position and lease.why is not None:
                 self._book.note_waiting(lease.id, position, lease.detail, lease.why)
 

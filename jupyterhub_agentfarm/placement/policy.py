@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
-from traitlets import Dict, Float, Integer, List, TraitError, Unicode, default, observe, validate
+from traitlets import Dict, Enum, Float, Integer, List, TraitError, Unicode, default, observe, validate
 from traitlets.config import LoggingConfigurable
 
 from ..models import PlacementRequest
@@ -18,6 +18,8 @@ from .line import Holds
 from .scores import ANYTHING, Scorer, Weighing, load_scorers
 from .search import Search
 from .view import NodeView, OwnerUse
+
+N = TypeVar("N", int, float)
 
 __all__ = ["MAX_CANDIDATES", "Decision", "PlacementPolicy"]
 
@@ -31,7 +33,9 @@ class PlacementPolicy(LoggingConfigurable):
         key_trait=Unicode(),
         help="How much each scorer counts, by name; those not named here keep their weight of 1. A larger weight of "
         "`spread` evens out the number of servers, of `cpu` and `load` follows the work they do, of `gpu_headroom` "
-        "keeps nodes with several free GPUs, of `memory` follows the memory that is left. 0 turns a scorer off. "
+        "keeps nodes with several free GPUs, of `memory` follows the memory that is left. 0 turns a scorer off. Where "
+        "servers keep their cores busy, `spread` at 0.2 evens the load of unlike nodes out to a core, and at 1 to a "
+        "few; but with 0.2 idle notebooks gather where a little less runs, and with 1 they do not. "
         "Scorers of other packages (entry point group agentfarm.scorers) are named here too.",
     ).tag(config=True)
     min_disk_free = ByteSize(
@@ -56,7 +60,50 @@ class PlacementPolicy(LoggingConfigurable):
         help="GPUs that a member of a Hub group may hold at a time, by group; the largest of an owner's groups counts.",
     ).tag(config=True)
     max_servers_per_owner = Integer(
-        0, min=0, help="Servers that one owner may have at a time, on all nodes together; 0: no limit."
+        0,
+        min=0,
+        help="Servers that one owner may have at a time, on all nodes together; 0: no limit. `group_max_servers` "
+        "overrides it.",
+    ).tag(config=True)
+    group_max_servers = Dict(
+        value_trait=Integer(min=0),
+        key_trait=Unicode(),
+        help="Servers that a member of a Hub group may have at a time, by group; the largest of an owner's groups "
+        "counts.",
+    ).tag(config=True)
+    max_gpu_hours_per_owner = Float(
+        0,
+        min=0,
+        help="GPU-hours that one owner may use within `gpu_hours_window`; 0: no limit. A GPU is used from the grant of "
+        "its lease to the release, whatever it computes. Who is at the limit is refused a server with GPUs at once, "
+        "and what waits in line is refused too; a server that runs is never stopped for it, so a long one may use "
+        "more. `group_max_gpu_hours` overrides it.",
+    ).tag(config=True)
+    group_max_gpu_hours = Dict(
+        value_trait=Float(min=0),
+        key_trait=Unicode(),
+        help="GPU-hours that each member of a Hub group may use within `gpu_hours_window`, by group; the largest of an "
+        "owner's groups counts. 0: none.",
+    ).tag(config=True)
+    gpu_hours_window = Seconds(
+        7 * 86400.0,
+        help="How far back GPU-hours count (in seconds, or as '7d'); read when the controller starts. Longer evens out "
+        "more and takes longer to free hours again; shorter forgets a burst sooner. Where hours "
+        "are limited, released leases are kept at least this long, whatever `Farm.history` says.",
+    ).tag(config=True)
+    fairness = Enum(
+        ["owner", "none"],
+        "owner",
+        help="Who goes first within a priority when the farm is full. 'owner': owners take turns: a request goes by "
+        "how many leases its owner holds or has ahead of it in the line, then by arrival, so that nobody's burst "
+        "keeps others waiting. 'none': by arrival alone, which suits a farm of one team.",
+    ).tag(config=True)
+    max_overtaken = Integer(
+        20,
+        min=0,
+        help="How many later requests of other owners, of the same priority, may be granted before an owner's first "
+        "request in the line; then it goes before them. Smaller serves owners of much sooner, 0 by arrival; larger "
+        "favours owners of little. Counted since the controller's start.",
     ).tag(config=True)
 
     scorers = Dict(help="The scorers by name; from the package and from entry points.")
@@ -91,14 +138,30 @@ class PlacementPolicy(LoggingConfigurable):
         gpus_held, servers_held
             What the owner has already, this request not counted.
         """
-        by_group = [self.group_max_gpus[group] for group in request.groups if group in self.group_max_gpus]
         use = OwnerUse(
             gpus_held,
-            max(by_group) if by_group else self.max_gpus_per_owner or None,
+            self.max_gpus(request.groups),
             servers_held,
-            self.max_servers_per_owner or None,
+            self.max_servers(request.groups),
         )
         return Limits(use, self.min_disk_free, tuple(self.disk_mountpoints))
+
+    def max_gpu_hours(self, groups: Iterable[str]) -> float | None:
+        """Return the GPU-hours that an owner in these groups may use within the window; None: without limit."""
+        return _largest(self.group_max_gpu_hours, groups, self.max_gpu_hours_per_owner)
+
+    def max_gpus(self, groups: Iterable[str]) -> int | None:
+        """Return the GPUs that an owner in these groups may hold at a time; None: without limit."""
+        return _largest(self.group_max_gpus, groups, self.max_gpus_per_owner)
+
+    def max_servers(self, groups: Iterable[str]) -> int | None:
+        """Return the servers that an owner in these groups may have at a time; None: without limit."""
+        return _largest(self.group_max_servers, groups, self.max_servers_per_owner)
+
+    @property
+    def limits_gpu_hours(self) -> bool:
+        """Whether anybody's GPU-hours are limited."""
+        return bool(self.max_gpu_hours_per_owner or self.group_max_gpu_hours)
 
     def decide(self, request: PlacementRequest, views: Iterable[NodeView], limits: Limits) -> Decision:
         """Return the best node now, by asking every filter and scorer about every node."""
@@ -123,3 +186,9 @@ class PlacementPolicy(LoggingConfigurable):
     def weighing(self) -> Weighing:
         """Return the scorers that count."""
         return Weighing.of(self.scorers, self.weights)
+
+
+def _largest(by_group: Mapping[str, N], groups: Iterable[str], otherwise: N) -> N | None:
+    """Return the largest limit of these groups; of an owner in none of them `otherwise`, which 0 turns off."""
+    found = [by_group[group] for group in groups if group in by_group]
+    return max(found) if found else otherwise or None

@@ -13,7 +13,8 @@ from jupyter_server.utils import url_path_join
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from ..errors import AgentFarmError, InvalidField
+from ..bodies import check_content_type, decode
+from ..errors import AgentFarmError, BodyTooLarge, InvalidField, NotFoundError
 from ..records import from_json, to_json
 from .book import RunBook
 from .events import EventFeed
@@ -22,6 +23,9 @@ from .notebooks import results
 
 #: Seconds without an event after which a comment is sent, so that proxies keep the connection.
 KEEPALIVE_SECONDS = 15
+
+#: A notebook with large outputs is some tens of MiB; the server itself reads up to `ServerApp.max_body_size`.
+MAX_BODY_BYTES = 64 * 2**20
 
 _REASONS = {400: "invalid", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
 
@@ -36,6 +40,8 @@ def handlers(base_url: str, book: RunBook) -> list[tuple[str, type[web.RequestHa
         (one + "/events", EventsHandler),
         (one + "/notebook", NotebookHandler),
         (one + "/results", ResultsHandler),
+        (r"agentfarm/api/v1/openapi\.json", DescriptionHandler),
+        (r"agentfarm/api/v1/runs/.*", NothingHandler),
     ]
     return [(url_path_join(base_url, pattern), handler, {"book": book}) for pattern, handler in routes]
 
@@ -71,6 +77,9 @@ class RunsHandler(_Handler):
     @authorized
     async def post(self) -> None:
         """Take a `RunRequest`."""
+        if len(self.request.body) > MAX_BODY_BYTES:
+            raise BodyTooLarge(MAX_BODY_BYTES)
+        check_content_type(self.request.headers.get("Content-Type", ""))
         request = await asyncio.to_thread(_request, self.request.body)
         run, new = await self.book.submit(request)
         self.set_status(201 if new else 200)
@@ -168,9 +177,28 @@ class EventsHandler(_Handler):
         return int(text)
 
 
+class DescriptionHandler(_Handler):
+    """The description of this API."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Describe this API in OpenAPI 3.1."""
+        from .api import description  # it describes the handlers of this module
+
+        self.finish(json.dumps(description(url_path_join(self.base_url, "agentfarm/api/v1"))))
+
+
+class NothingHandler(_Handler):
+    """Every path below runs that is none of ours, in the same form as other errors."""
+
+    async def prepare(self, **options: Any) -> None:
+        """Answer 404 to whoever may ask."""
+        await super().prepare(**options)
+        if self.current_user is None:
+            raise web.HTTPError(403)
+        raise NotFoundError(f"There is nothing at {self.request.path}.")
+
+
 def _request(body: bytes) -> RunRequest:
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise InvalidField("the request body", "a JSON object", body[:80].decode(errors="replace")) from exc
-    return from_json(RunRequest, data)
+    return from_json(RunRequest, decode(body, constants=True))

@@ -31,6 +31,10 @@ class FarmServerApp(InheritedSocketApp):
         usual = self._default_kernel_websocket_connection_class()
         return NoDelayWebsocketConnection if usual is ZMQChannelsWebsocketConnection else usual
 
+    @default("no_browser_open_file")
+    def _default_no_browser_open_file(self) -> bool:
+        return True  # it would hold the server's token, readable for everybody who can enter its directory
+
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """Load the configuration files, on top of the farm's defaults.
 

@@ -19,6 +19,7 @@ import hashlib
 import logging
 import os
 import signal
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,14 @@ from traitlets.config import Application
 
 from ..errors import AgentFarmError, ConfigError
 from ..share import share_path
-from . import hub, local
+from ..traitlets import ByteSize
+from . import hub, local, tls
+from .bounds import BoundedApplication
 from .handlers import CallbackHandler, NotFoundHandler
 from .takeover import ServiceLock
 
-MAX_BODY_BYTES = 64 * 2**20
+#: Longer bodies end the connection; up to here they are read, if only to answer that they are too long.
+DRAINED_BODY_BYTES = 64 * 2**20
 
 
 class ServiceApp(Application):
@@ -58,6 +62,13 @@ class ServiceApp(Application):
         "Port 0 takes a free one; the runtime directory says which."
     ).tag(config=True)
     prefix = Unicode(help="Path under which the proxy reaches the service. Default: /services/NAME/.").tag(config=True)
+
+    max_body = ByteSize(
+        4 * 2**20,
+        help="Longest body of a request, in bytes or as '4M'; a longer one is answered with 413. The longest that the "
+        "farm itself sends is a launch, with its environment and keys: some tens of kB. Larger lets whoever may send "
+        "requests fill more memory.",
+    ).tag(config=True)
 
     aliases = {
         "f": "ServiceApp.config_file",
@@ -101,6 +112,10 @@ class ServiceApp(Application):
 
     def handlers(self) -> list[tuple[Any, ...]]:
         """Return the routes below the prefix, without it."""
+        raise NotImplementedError
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the service's API in OpenAPI 3.1."""
         raise NotImplementedError
 
     async def open(self) -> None:
@@ -173,37 +188,57 @@ class ServiceApp(Application):
         Raises
         ------
         ConfigError
-            The address cannot be bound.
+            The address cannot be bound, or its scheme and the certificates do not fit together.
         """
         url = urlsplit(self.service_url)
+        context = self._tls_context(url.scheme)
         try:
             sockets = netutil.bind_sockets(url.port or 0, url.hostname or "127.0.0.1")
         except OSError as exc:
             raise ConfigError(
                 f"ServiceApp.service_url {self.service_url} cannot be listened on: {exc.strerror}"
             ) from exc
-        server = httpserver.HTTPServer(self.application(), max_body_size=MAX_BODY_BYTES)
+        server = httpserver.HTTPServer(self.application(), ssl_options=context, max_body_size=DRAINED_BODY_BYTES)
         server.add_sockets(sockets)
         port = sockets[0].getsockname()[1]
-        local.announce(self.runtime_path, self.name, f"http://{url.hostname}:{port}{self.prefix}")
-        self.log.info("serving at http://%s:%d%s", url.hostname, port, self.prefix)
+        where = f"{url.scheme}://{url.hostname}:{port}{self.prefix}"
+        local.announce(self.runtime_path, self.name, where, os.environ.get(tls.ENV_CERTS_DIR) if context else None)
+        self.log.info("serving at %s", where)
         return server
+
+    def _tls_context(self, scheme: str) -> ssl.SSLContext | None:
+        """Return what to listen with; None where internal_ssl is off."""
+        certificates = tls.of_environment()
+        if (certificates is not None) == (scheme == "https"):
+            return None if certificates is None else certificates.server()
+        if certificates is None:
+            raise ConfigError(
+                f"ServiceApp.service_url {self.service_url} needs certificates: set ${tls.ENV_CERTS_DIR} to the "
+                "Hub's internal_certs_location"
+            )
+        raise ConfigError(
+            f"ServiceApp.service_url {self.service_url} must begin with https:// where internal_ssl is on"
+        )
 
     def hub_auth(self) -> HubOAuth:
         """Return who identifies users: from the environment that the Hub gives, or as the Hub would give it."""
         client_id = os.environ.get("JUPYTERHUB_CLIENT_ID") or f"service-{self.name}"
-        return HubOAuth(parent=self, cache_max_age=30, base_url=self.prefix, oauth_client_id=client_id)
+        ours = tls.of_environment()  # which JupyterHub's own code reads for services that the Hub starts
+        files = {} if ours is None else {"keyfile": ours.keyfile, "certfile": ours.certfile, "client_ca": ours.cafile}
+        shown = {name: str(path) for name, path in files.items()}
+        return HubOAuth(parent=self, cache_max_age=30, base_url=self.prefix, oauth_client_id=client_id, **shown)
 
     def application(self) -> web.Application:
         """Return the tornado application: our routes, the OAuth callback, and 404 for the rest."""
         routes = [*self.handlers(), (r"oauth_callback", CallbackHandler)]
         token = local.local_token(self.runtime_path)
-        return web.Application(
+        return BoundedApplication(
             [(self.prefix + route[0], *route[1:]) for route in routes],
             default_handler_class=NotFoundHandler,
             service=self,
             log_function=self.log_request,
             local_token=token,
+            max_body_bytes=int(self.max_body),
             # the same after a restart, so that open pages stay logged in
             cookie_secret=hashlib.sha256(f"cookies of {self.name}: {token}".encode()).digest(),
             xsrf_cookie_kwargs={"path": self.prefix},

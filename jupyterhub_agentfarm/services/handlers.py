@@ -16,9 +16,11 @@ from typing import Any, ClassVar, TypeVar
 from jupyterhub.services.auth import HubOAuthCallbackHandler, HubOAuthenticated
 from tornado import web
 
-from ..errors import AgentFarmError, InvalidField
+from ..bodies import check_content_type, decode
+from ..errors import AgentFarmError, BodyTooLarge
 from ..records import from_json, to_json
 from . import ADMIN_ROLE
+from .bounds import is_too_large
 
 T = TypeVar("T")
 
@@ -32,7 +34,12 @@ PAGE_POLICY = "; ".join(
         "object-src 'none'",
     )
 )
-_REASONS = {401: "unauthenticated", 403: "forbidden", 404: "not_found"}
+_REASONS = {401: "unauthenticated", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
+
+
+@dataclass(frozen=True)
+class NoOrder:
+    """A body without fields."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class ServiceHandler(HubOAuthenticated, web.RequestHandler):
         scope = self.scopes.get(self.request.method or "")
         if scope and not principal.may(scope):
             raise web.HTTPError(403, needs_scope(principal, scope))
+        if is_too_large(self.request):
+            raise BodyTooLarge(self.settings["max_body_bytes"])
 
     async def _identify(self) -> Principal | None:
         if self._is_local():
@@ -113,18 +122,19 @@ class ServiceHandler(HubOAuthenticated, web.RequestHandler):
         raise web.HTTPError(401, "a Hub token is needed: send `Authorization: token …`")
 
     def body(self, cls: type[T]) -> T:
-        """Return the request's body as a record of `cls`.
+        """Return the request's body as a record of `cls`; no body is an empty one.
 
         Raises
         ------
+        WrongContentType
+            It is not declared as JSON.
         InvalidField
             It is not JSON, or not such a record.
         """
-        try:
-            data = json.loads(self.request.body or b"{}")
-        except ValueError as exc:
-            raise InvalidField("the request body", "JSON", f"{len(self.request.body)} bytes of something else") from exc
-        return from_json(cls, data)
+        if not self.request.body:
+            return from_json(cls, {})
+        check_content_type(self.request.headers.get("Content-Type", ""))
+        return from_json(cls, decode(self.request.body))
 
     def answer(self, value: Any, status: int = 200) -> None:
         """Finish with `value`, records included, as JSON."""
@@ -224,4 +234,4 @@ class NotFoundHandler(web.RequestHandler):
         self.finish({"message": message, "reason": "not_found"})
 
 
-__all__ = ["CallbackHandler", "NotFoundHandler", "PageHandler", "Principal", "ServiceHandler"]
+__all__ = ["CallbackHandler", "NoOrder", "NotFoundHandler", "PageHandler", "Principal", "ServiceHandler"]

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import aiohttp
 
 from ..errors import HubApiError
+from . import tls
 
 
 class HubClient:
@@ -51,7 +52,9 @@ class HubClient:
             The Hub answered 400 or above, or did not answer (status 0).
         """
         if self._session is None:
-            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout)
+            ours = tls.of_environment()
+            connector = aiohttp.TCPConnector(ssl=True if ours is None else ours.client())
+            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout, connector=connector)
         try:
             async with self._session.request(method, self.api_url + path, json=body) as response:
                 data = await response.json() if "json" in response.headers.get("Content-Type", "") else None

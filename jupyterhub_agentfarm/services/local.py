@@ -6,7 +6,8 @@ They share a runtime directory (mode 0700) that belongs to the account of the Hu
     a random secret, made once (0600); the file appears with its whole text. Who can read it is that account, and may
     do everything: the spawner uses it towards the controller, and so does an admin's command line.
 ``NAME.json``
-    where the service NAME listens, written when it listens: ``{"url": "http://127.0.0.1:8101/services/agentfarm/"}``.
+    where the service NAME listens, written when it listens: ``{"url": "http://127.0.0.1:8101/services/agentfarm/"}``;
+    with internal_ssl also where the certificates are with which this account connects, as ``certs_dir``.
 """
 
 from __future__ import annotations
@@ -85,10 +86,11 @@ def local_token(runtime_dir: Path) -> str:
     return token
 
 
-def announce(runtime_dir: Path, service: str, url: str) -> None:
-    """Write down where `service` listens."""
+def announce(runtime_dir: Path, service: str, url: str, certs_dir: str | None = None) -> None:
+    """Write down where `service` listens, and the Hub's `internal_certs_location` where it listens with TLS."""
     prepare(runtime_dir)
-    write_private(runtime_dir / f"{service}.json", json.dumps({"url": url}))
+    found = {"url": url} | ({"certs_dir": certs_dir} if certs_dir else {})
+    write_private(runtime_dir / f"{service}.json", json.dumps(found))
 
 
 def find_service(runtime_dir: Path, service: str) -> str:
@@ -99,9 +101,25 @@ def find_service(runtime_dir: Path, service: str) -> str:
     FarmUnavailable
         No such service was ever started with this runtime directory.
     """
+    return str(_announced(runtime_dir, service)["url"])
+
+
+def find_certs_dir(runtime_dir: Path, service: str) -> Path | None:
+    """Return the Hub's `internal_certs_location` where `service` listens with TLS, else None.
+
+    Raises
+    ------
+    FarmUnavailable
+        No such service was ever started with this runtime directory.
+    """
+    certs_dir = _announced(runtime_dir, service).get("certs_dir")
+    return Path(certs_dir) if certs_dir else None
+
+
+def _announced(runtime_dir: Path, service: str) -> dict[str, str]:
     path = runtime_dir / f"{service}.json"
     try:
-        return str(json.loads(path.read_text())["url"])
+        return dict(json.loads(path.read_text()))
     except FileNotFoundError as exc:
         raise FarmUnavailable(
             f"no {service} service is known in {runtime_dir}: start the Hub, or name its directory with --runtime-dir"

@@ -6,9 +6,12 @@
 - :mod:`.watch` what the controller says about the leases, kept by one follower per Hub
 - :mod:`.orphans` leases that no server of this Hub holds any more
 - :mod:`.readiness` the server itself answers, with its identity
+- :mod:`.certified` internal_ssl: a certificate for the granted node, made by :mod:`.certificates`
 - :mod:`.progress` what a user sees while waiting
 - :mod:`.failure` why a start failed, for the user and for metrics
+- :mod:`.hub_workarounds` what JupyterHub leaves open, and what is done about it
 - :mod:`.form` the options page
+- :mod:`.past` how earlier servers ended; :mod:`.notices` the user is told; :mod:`.restarting` they are started again
 """
 
 from .spawner import AgentFarmSpawner

@@ -1,8 +1,7 @@
 """Why a start failed: a sentence for the user, a fixed reason for metrics and programs.
 
 JupyterHub 6 has `SpawnException`, whose `reason` becomes a label of its metrics. Earlier versions get tornado's
-`HTTPError`. Both carry `jupyterhub_message` and `jupyterhub_html_message`: without them the Hub's progress page shows
-the exception's representation.
+`HTTPError`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any, cast
 from tornado import web
 
 from ..errors import AgentFarmError, NodedError
+from .hub_workarounds import show_to_user
 from .progress import preformatted
 
 try:
@@ -40,8 +40,7 @@ def start_failure(message: str, reason: str, status: int = 500, log_tail: str = 
         error: Any = SpawnException(message, reason=reason, message_html=shown, status_code=status)
     else:
         error = web.HTTPError(status, message, reason=reason)
-    error.jupyterhub_message = message
-    error.jupyterhub_html_message = shown
+    show_to_user(error, message, shown)
     return cast("web.HTTPError", error)
 
 

@@ -16,6 +16,7 @@ import jinja2
 
 from ..errors import AgentFarmError
 from ..share import share_path
+from .notices import on_every_page, take
 
 _ANSWER_SECONDS = 2.0
 _GIB = 2**30
@@ -72,7 +73,9 @@ async def render(spawner: Any) -> str:
     except (AgentFarmError, TimeoutError) as exc:
         spawner.log.warning("the options page is shown without the farm's state: %s", exc)
         farm = None
-    return str(_template().render(farm=farm, max_gpus=spawner.max_gpus))
+    notices = [] if on_every_page(spawner.user.settings) else take(spawner.user)
+    restarts = spawner.max_restarts
+    return str(_template().render(farm=farm, max_gpus=spawner.max_gpus, max_restarts=restarts, notices=notices))
 
 
 def view(nodes: Iterable[Mapping[str, Any]], waiting: int, allowed: Mapping[str, Any] | None = None) -> FarmView:

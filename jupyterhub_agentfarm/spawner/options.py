@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidField
-from ..models import UserOptions
+from ..models import PlacementRequest, UserOptions
 from ..records import from_json
+from . import failure
 
 _GIB = 2**30
 
@@ -33,13 +34,9 @@ def check_options(data: Any, limits: Limits) -> UserOptions:
     Raises
     ------
     InvalidField
-        A key is unknown, a value has the wrong form, is above a limit, or is not available yet.
+        A key is unknown, a value has the wrong form, or is above a limit.
     """
     options = from_json(UserOptions, data, "")
-    if options.restart != "never":
-        raise InvalidField(
-            "restart", '"never": servers are not started again after their node failed yet', options.restart
-        )
     if options.gpus > limits.max_gpus:
         raise InvalidField("gpus", f"at most {limits.max_gpus} on this Hub", options.gpus)
     if options.priority > limits.max_priority:
@@ -47,6 +44,25 @@ def check_options(data: Any, limits: Limits) -> UserOptions:
     if limits.labels is not None:
         _check_labels(options.labels, limits.labels)
     return options
+
+
+def placement_request(spawner: Any, avoid: tuple[str, ...] = ()) -> PlacementRequest:
+    """Return what the controller is asked for when a spawner starts, on another node than those to avoid.
+
+    Raises
+    ------
+    InvalidField
+        The options were refused meanwhile, as when the site lowered a limit since they were kept.
+    """
+    return PlacementRequest(
+        owner=spawner.user.name,
+        server_name=spawner.name,
+        options=check_options(spawner.user_options or {}, spawner.limits()),
+        cpus=float(spawner.cpu_guarantee or 0),
+        memory_bytes=int(spawner.mem_guarantee or 0),
+        groups=tuple(sorted(group.name for group in spawner.user.groups)),
+        avoid=avoid,
+    )
 
 
 def _check_labels(labels: Mapping[str, str], allowed: Mapping[str, Sequence[str]]) -> None:
@@ -69,6 +85,8 @@ def form_to_json(form: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for key, values in form.items():
+        if not all(isinstance(value, str) for value in values):
+            raise InvalidField(key, f"one of the fields {', '.join(_FIELDS)}", "a file")
         filled = [value.strip() for value in values if value.strip()]
         if key == "_xsrf" or not filled:
             continue
@@ -77,6 +95,25 @@ def form_to_json(form: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         target, convert = _FIELDS[key]
         result[target] = convert(key, filled)
     return result
+
+
+def apply_options(spawner: Any, user_options: dict[str, Any]) -> None:
+    """Refuse what the site does not allow, whichever way it came."""
+    try:
+        check_options(user_options, spawner.limits())
+    except InvalidField as exc:
+        # JupyterHub has kept them already, for the next start that names none: that one would be refused too.
+        spawner.user_options = spawner.orm_spawner.user_options = {}
+        spawner.user.db.commit()
+        raise failure.explain(exc) from exc
+
+
+def options_from_form(form_data: dict[str, list[str]]) -> dict[str, Any]:
+    """Return the options page's fields as the REST API's JSON; refuse to the user who sent them."""
+    try:
+        return form_to_json(form_data)
+    except InvalidField as exc:
+        raise failure.explain(exc) from exc
 
 
 def _text(_: str, values: list[str]) -> str:

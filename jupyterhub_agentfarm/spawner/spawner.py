@@ -5,9 +5,8 @@ A start::
     place ─▶ lease in the Hub's database ─▶ wait in line ─▶ launch ─▶ the server itself answers ─▶ URL
       └─ refused: each node's reason                                     └─ it died: the last lines of its log
 
-The spawner keeps no truth: the lease's id and epoch, the URL and the id of the server's API token are all that it
-writes down, and none of them is a secret. Whether a server lives is read from the :class:`~.watch.LeaseWatch`, which
-one Hub process has one of.
+The spawner keeps no truth: the lease's id and epoch and the server's URL are all that it writes down, and none of them
+is a secret. Whether a server lives is read from the :class:`~.watch.LeaseWatch`, which one Hub process has one of.
 """
 
 from __future__ import annotations
@@ -16,17 +15,21 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from jupyterhub import orm
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
 from traitlets import Dict, Integer, default
 
-from ..errors import AgentFarmError, ConfigError, InvalidField
-from ..models import Lease, PlacementRequest, UserOptions
+from ..errors import AgentFarmError
+from ..logs import LogLine, server_of
+from ..models import LaunchOrder, Lease
 from ..traitlets import Seconds
 from . import failure, form
-from .options import Limits, check_options, form_to_json
+from .certified import CertifiedSpawner
+from .elsewhere import finished_somewhere
+from .hub_workarounds import HubWorkarounds
+from .options import Limits, apply_options, options_from_form, placement_request
 from .progress import Progress
+from .restarting import RestartingSpawner
 from .starting import SERVER_MODULE, Start
 from .watch import LeaseWatch
 
@@ -36,7 +39,7 @@ _CHECK_SECONDS = 5.0
 _MARGIN_SECONDS = 60
 
 
-class AgentFarmSpawner(Spawner):
+class AgentFarmSpawner(CertifiedSpawner, HubWorkarounds, RestartingSpawner, Spawner):
     """Starts servers on the nodes of the farm."""
 
     boot_timeout = Seconds(
@@ -60,6 +63,28 @@ class AgentFarmSpawner(Spawner):
         60,
         help="How long the Hub waits for the controller to confirm a stop. After that the stop goes on in the "
         "background until it is done. Seconds.",
+    ).tag(config=True)
+    check_timeout = Seconds(
+        300,
+        help="How long a Hub that was restarted waits for a server to answer that runs as far as the controller knows, "
+        "as when its node is cut off. Until then the server is `pending: check`; after that it is stopped. A "
+        "node that is given up (`Inventory.down_after`) ends the wait. Smaller: the user can start anew sooner. "
+        "Larger: longer cuts of the network cost nothing. Seconds.",
+    ).tag(config=True)
+    max_tries = Integer(
+        3,
+        min=1,
+        help="On how many nodes a start is tried when nodes are at fault, as without an interpreter or disk space. "
+        "Smaller: the user learns of a broken node environment sooner. Larger: more broken nodes cost nobody a start.",
+    ).tag(config=True)
+    process_limit = Integer(
+        None,
+        allow_none=True,
+        min=0,
+        help="Most processes and threads of a server, its kernels and terminals included; `mem_limit` and `cpu_limit` "
+        "are the most memory and cores. Smaller: a loop that forks does less harm. Larger: JupyterLab with a kernel "
+        "has about 50, and every numerical library starts a thread for each core. None: no limit. A node that cannot "
+        "enforce a limit refuses the server; `agentfarm doctor` says what each enforces by.",
     ).tag(config=True)
     max_gpus = Integer(8, help="Most GPUs that one server may ask for.").tag(config=True)
     max_priority = Integer(
@@ -95,11 +120,11 @@ class AgentFarmSpawner(Spawner):
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Callable[[Any, dict[str, Any]], None]:
-        return _apply_user_options
+        return apply_options
 
     @default("options_from_form")
     def _options_from_form_default(self) -> Callable[[dict[str, list[str]]], dict[str, Any]]:
-        return _options_from_form
+        return options_from_form
 
     # ---- state ----
 
@@ -107,7 +132,8 @@ class AgentFarmSpawner(Spawner):
         self.lease_id: str | None = None
         self.epoch = 0
         self.lease_url: str | None = None
-        self.token_id: int | None = None
+        #: Whether the server's program is another than the farm's, which does not name its lease.
+        self.nameless = False
         #: Whether `start` is under way: then it is `start` that notices the server's end.
         self.starting = False
         self.spawn_progress = Progress()
@@ -118,7 +144,8 @@ class AgentFarmSpawner(Spawner):
         """Return what a later Hub needs to find the server; nothing of it is a secret."""
         state = dict(super().get_state())
         if self.lease_id is not None:
-            state |= {"lease": self.lease_id, "epoch": self.epoch, "url": self.lease_url, "token_id": self.token_id}
+            state |= {"lease": self.lease_id, "epoch": self.epoch, "url": self.lease_url}
+            state |= {"nameless": True} if self.nameless else {}
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -126,27 +153,19 @@ class AgentFarmSpawner(Spawner):
         super().load_state(state)
         if "lease" in state:
             self.lease_id, self.epoch = str(state["lease"]), int(state["epoch"])
-            self.lease_url, self.token_id = state["url"], state["token_id"]
+            self.lease_url = state["url"]
+            self.nameless = bool(state.get("nameless"))
             self.watch.attach(self.lease_id, self)
 
     def clear_state(self) -> None:
         """Forget the server. JupyterHub calls this after every stop and before every start."""
-        self._revoke_token()
+        self.revoke_token()
         super().clear_state()
         if self.lease_id is not None:
             self.watch.detach(self.lease_id)
-        self.lease_id, self.epoch, self.lease_url, self.token_id = None, 0, None, None
+        self.lease_id, self.epoch, self.lease_url = None, 0, None
+        self.nameless = False
         self.spawn_progress = Progress()
-
-    def _revoke_token(self) -> None:
-        """Delete the server's API token after a Hub restart: JupyterHub does so only with the token at hand."""
-        if self.token_id is None or self.api_token:
-            return
-        token = self.user.db.get(orm.APIToken, self.token_id)
-        note = f"Server at {url_path_join(self.user.base_url, self.name, '/')}"  # as `User.spawn` writes it
-        if token is not None and token.user_id == self.user.id and token.note == note:
-            self.user.db.delete(token)
-            self.user.db.commit()
 
     @property
     def watch(self) -> LeaseWatch:
@@ -164,26 +183,27 @@ class AgentFarmSpawner(Spawner):
         """Return what this user may ask for."""
         return Limits(self.max_gpus, self.max_priority, self.allowed_labels)
 
-    async def create_certs(self) -> dict[str, str]:
-        """Refuse internal_ssl: a certificate names its node, which is not known before the placement."""
-        message = "AgentFarmSpawner has no internal_ssl: set c.JupyterHub.internal_ssl = False"
-        raise failure.explain(ConfigError(message))
-
     async def start(self) -> str:
         """Return the server's URL once the server itself answers there."""
         self.starting = True
         try:
-            lease = await self._placed()
-            return await Start(self).finished(lease)
+            url = await finished_somewhere(self, await self.placed())
         except AgentFarmError as exc:
             error = failure.explain(exc)
-            self.log.warning("%s's server did not start: %s", self._log_name, exc.message)
+            self.log.warning(LogLine("not started", server=server_of(self), detail=exc.message))
             self.spawn_progress.add(100, exc.message, failure.log_of(exc))
             self._abandon()
             raise error from exc
+        except asyncio.CancelledError:
+            self._abandon()
+            self.watch.tasks.start(self.end_phantom(self.lease_id), f"looking after {self._log_name}'s cancelled start")
+            raise
         except BaseException:
             self._abandon()
             raise
+        else:
+            self.came_up = True
+            return url
         finally:
             self.starting = False
             self.spawn_progress.close()
@@ -193,37 +213,22 @@ class AgentFarmSpawner(Spawner):
         if self.lease_id is not None:
             self.watch.release(self.lease_id, 0)
 
-    async def _placed(self) -> Lease:
-        """Ask for a lease and write it down before anything else happens."""
-        request = self._request(check_options(self.user_options or {}, self.limits()))
+    async def placed(self, avoid: tuple[str, ...] = ()) -> Lease:
+        """Ask for a lease, on another node than those to avoid, and write it down before anything else happens."""
+        request = placement_request(self, avoid)
+        self.tell_past()
         self.spawn_progress.add(5, "Looking for a node")
         lease = await self.watch.place(request)
         self.lease_id, self.epoch = lease.id, lease.epoch
-        token = orm.APIToken.find(self.user.db, self.api_token)
-        self.token_id = token.id if token is not None else None
-        self._commit()
+        self.keep_state()
         self.watch.attach(lease.id, self)
         return self.watch.get(lease.id) or lease
 
-    def _request(self, options: UserOptions) -> PlacementRequest:
-        return PlacementRequest(
-            owner=self.user.name,
-            server_name=self.name,
-            options=options,
-            cpus=float(self.cpu_guarantee or 0),
-            memory_bytes=int(self.mem_guarantee or 0),
-            groups=tuple(sorted(group.name for group in self.user.groups)),
-        )
-
-    def note_launch(self, lease: Lease) -> None:
-        """Write down where the server is; it was launched a moment ago."""
+    def note_launch(self, lease: Lease, order: LaunchOrder) -> None:
+        """Write down where the server is; it was launched a moment ago, as `order` says."""
+        self.nameless = order.socket != "inherit"
         self.epoch, self.lease_url = lease.epoch, lease.url
-        self._commit()
-
-    def _commit(self) -> None:
-        """Write the state to the Hub's database now: a Hub that is killed in the middle finds its server again."""
-        self.orm_spawner.state = self.get_state()
-        self.user.db.commit()
+        self.keep_state()
 
     # ---- life ----
 
@@ -240,6 +245,9 @@ class AgentFarmSpawner(Spawner):
             self._abandon()  # the Hub was killed before the launch, and the environment is lost with it
             return 1
         status = self.watch.status(self.lease_id)
+        if status is None and self._check_pending:
+            status = await self.until_it_answers(self.lease_id, self.check_timeout)
+            lease = self.watch.get(self.lease_id) if self.lease_id is not None else None
         if status is not None and lease is not None and lease.state == "running":
             self._abandon()
         return status
@@ -257,6 +265,7 @@ class AgentFarmSpawner(Spawner):
         """Stop the server and give its GPUs back; what cannot be done now goes on in the background."""
         if self.lease_id is None:
             return
+        self.came_up = False
         release = self.watch.release(self.lease_id, 0 if now else self.stop_grace)
         await asyncio.wait({release}, timeout=self.stop_wait)
 
@@ -264,26 +273,22 @@ class AgentFarmSpawner(Spawner):
         """Return where the server is, for a Hub that was killed before it had written that down."""
         if self.lease_id is not None and self.lease_url is None:
             await self.watch.heard_of(self.lease_id, self.boot_timeout)
-        lease = self.watch.get(self.lease_id) if self.lease_id is not None else None
-        url = (lease.url if lease is not None else None) or self.lease_url
-        return url_path_join(url, self.server.base_url) if url else str(self.server.url)
+        url = self.known_url(self.lease_id) if self.lease_id is not None else None
+        if url is None:
+            return str(self.server.url)
+        self.take_scheme(url)
+        return str(url_path_join(url, self.server.base_url))
+
+    def known_url(self, lease_id: str) -> str | None:
+        """Return where the lease's server is, without its base URL; None when that is not known."""
+        lease = self.watch.get(lease_id)
+        return (lease.url if lease is not None else None) or self.lease_url
+
+    async def first_of_answer_and_end(self, lease_id: str, api_url: str) -> Lease | None:
+        """Return None once the server answers as itself, or its lease once that ended."""
+        return await Start(self).first_of_answer_and_end(lease_id, api_url, identified=not self.nameless)
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield what happened in this start, from its beginning, and what happens."""
         async for event in self.spawn_progress.follow():
             yield event
-
-
-def _apply_user_options(spawner: AgentFarmSpawner, user_options: dict[str, Any]) -> None:
-    """Refuse what the site does not allow, whichever way it came."""
-    try:
-        check_options(user_options, spawner.limits())
-    except InvalidField as exc:
-        raise failure.explain(exc) from exc
-
-
-def _options_from_form(form_data: dict[str, list[str]]) -> dict[str, Any]:
-    try:
-        return form_to_json(form_data)
-    except InvalidField as exc:
-        raise failure.explain(exc) from exc

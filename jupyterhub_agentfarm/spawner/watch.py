@@ -29,6 +29,7 @@ from traitlets.config import LoggingConfigurable
 
 from ..controller.client import FarmClient
 from ..errors import AgentFarmError, ConflictError, FarmUnavailable, NotFoundError
+from ..logs import LogLine, about
 from ..models import Lease, PlacementRequest
 from ..records import from_json
 from ..tasks import OwnedTasks
@@ -137,7 +138,7 @@ class LeaseWatch(LoggingConfigurable):
         except NotFoundError:
             return  # which `status` says too
         except TimeoutError:
-            self.log.warning("the controller has not told of lease %s yet: its server is taken to run", lease_id)
+            self.log.warning(LogLine("not told of by the controller yet: taken to run", lease=lease_id))
 
     async def until(self, lease_id: str, wanted: Callable[[Lease], bool]) -> Lease:
         """Return the lease when it is as `wanted`; the deadline is the caller's.
@@ -233,9 +234,8 @@ class LeaseWatch(LoggingConfigurable):
                     self.remember(lease)
                     return lease
                 stale = [lease]
-            self.log.warning(
-                "%s's server %r still had a lease: it is released first", request.owner, request.server_name
-            )
+            server = f"{request.owner}/{request.server_name}"
+            self.log.warning(LogLine("it still had a lease, which is released first", server=server))
             await asyncio.gather(*(self.release(old.id, 0) for old in stale))
         raise ConflictError(
             f"an earlier server of {request.owner} is still being stopped: try again, or ask for another server name"
@@ -254,7 +254,7 @@ class LeaseWatch(LoggingConfigurable):
             except NotFoundError:
                 self._forget(lease_id)
             except AgentFarmError as exc:
-                self.log.warning("lease %s could not be released yet: %s", lease_id, exc.message)
+                self.log.warning(LogLine("not released yet", lease=lease_id, detail=exc.message))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, self.retry_max_seconds)
                 continue
@@ -299,7 +299,7 @@ class LeaseWatch(LoggingConfigurable):
         for lease_id in {*self._spawners, *self._waiters} - ids:
             self.tasks.start_single(self._look_up(lease_id), f"asking for lease {lease_id}")
         for lease in orphans(leases, self.db, self.began_at) if self.db is not None else ():
-            self.log.warning("lease %s of %s belongs to no server: it is released", lease.id, lease.owner)
+            self.log.warning(LogLine("belongs to no server: released", **about(lease)))
             self.release(lease.id, 0)
         self.connected = True
         self._snapshot.set()

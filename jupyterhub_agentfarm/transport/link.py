@@ -39,7 +39,7 @@ ENSURE_SECONDS = 30.0
 STOP_SECONDS = 30.0
 #: Intervals of telemetry without a word from noded after which it counts as hanging, and the least such time in
 #: seconds: a node that is very busy may be late.
-SILENT_INTERVALS, SILENT_SECONDS = 3, 10.0
+SILENT_INTERVALS, SILENT_SECONDS = 3, 8.0
 #: Opening noded's socket, in seconds.
 OPEN_SECONDS = 10.0
 #: A link that was up for less than this (in seconds) did not work: it pauses before it tries again.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
@@ -31,6 +31,10 @@ from jupyterhub_agentfarm.protocol import (
     MAX_LINE_BYTES,
     PROTOCOL_VERSION,
     LogsParams,
+    Notice,
+    NotifyParams,
+    Orphan,
+    OrphansParams,
     StopParams,
     StopResult,
     decode,
@@ -182,6 +186,15 @@ class NodedClient:
         """Return the last lines of a server's log."""
         answer = await self._request("logs", to_json(LogsParams(lease, lines)))
         return str(answer.get("text", ""))
+
+    async def notify(self, lease: str, notice: Notice | None) -> None:
+        """Have a server tell its user something; None takes back what it was to tell."""
+        await self._request("notify", to_json(NotifyParams(lease, notice)))
+
+    async def orphans(self, held: Iterable[str]) -> tuple[Orphan, ...]:
+        """Return the processes that noded has no record of; `held` are the leases that the controller has there."""
+        answer = await self._request("orphans", to_json(OrphansParams(tuple(held))))
+        return tuple(self._record(Orphan, item, "orphans") for item in answer.get("orphans", []))
 
     # ---- the connection -----------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """SSHPool: the one place that opens SSH connections, one for each node.
 
 A host key is verified on every connection: against `NodeSpec.host_key` where the node was pinned, otherwise against
-`SSHPool.known_hosts`. There is no third way. The check is a part of the key exchange, so a wrong key ends the
-connection before the login: no user name, no command and no environment was sent.
+`SSHPool.known_hosts` (:mod:`.host_trust`). There is no third way. The check is a part of the key exchange, so a wrong
+key ends the connection before the login: no user name, no command and no environment was sent.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
-from pathlib import Path
 from typing import Any
 
 import asyncssh
 from traitlets import Integer, List, Unicode
 from traitlets.config import LoggingConfigurable
 
-from jupyterhub_agentfarm.errors import HostKeyRefused, NodeUnreachable
+from jupyterhub_agentfarm.errors import NodeUnreachable
 from jupyterhub_agentfarm.models import NodeSpec
 from jupyterhub_agentfarm.traitlets import Seconds
 
 from .connection import NodeConnection
-from .host_key import parse_host_key
+from .host_trust import HostTrust
+from .login import Login
 
 
 def account() -> str:
@@ -43,13 +43,29 @@ class SSHPool(LoggingConfigurable):
 
     known_hosts = Unicode(
         "~/.ssh/known_hosts",
-        help="""File with the host keys of nodes that have no `host_key` of their own, in OpenSSH's format.
-        It is read at every connection. A pinned `host_key` is stricter: it holds for that node only.""",
+        help="""File with the host keys of nodes that have no `host_key` of their own, in OpenSSH's format;
+        `@cert-authority` lines are for host certificates. It is read at every connection. A pinned `host_key` is
+        stricter: it holds for that node only. `@revoked` lines refuse a key on every node, pinned or not.""",
     ).tag(config=True)
     client_keys = List(
         Unicode(),
         help="""Private keys to log in with, as paths. Empty: the keys of ~/.ssh and those of the SSH agent.
-        A node's `ssh_keyfile` goes before them. Keys with a passphrase must be in the agent.""",
+        A node's `ssh_keyfile` goes before them. A certificate `KEY-cert.pub` beside a key is used with it. Keys with a
+        passphrase must be in the agent.""",
+    ).tag(config=True)
+    user_ca = Unicode(
+        "",
+        help="""Private key (0600) of the farm's certificate authority, a path on the controller's machine;
+        `agentfarm ca init` makes one. With it, the controller logs in with a new key and a certificate that it signs
+        at that moment: there is no key that logs in on the Hub, and none of the farm's on a node, which has only the
+        authority's public half in `TrustedUserCAKeys`. Whoever has this file can log in to every such node. A node
+        with an `ssh_keyfile` of its own uses that instead. Empty: `client_keys`.""",
+    ).tag(config=True)
+    certificate_lifetime = Seconds(
+        300.0,
+        help="""Time for which a certificate signed by `user_ca` can log in (in seconds, or as '5m'). Smaller makes one
+        that leaks worthless sooner; larger bears nodes whose clocks are ahead of the controller's by so much (those
+        behind may be so by a minute). An open connection outlasts its certificate.""",
     ).tag(config=True)
     ssh_config = Unicode(
         "",
@@ -72,9 +88,10 @@ class SSHPool(LoggingConfigurable):
         frozen node is noticed after 6 s. Smaller notices sooner, larger bears hiccups of the network.""",
     ).tag(config=True)
     max_backoff = Seconds(
-        30.0,
+        4.0,
         help="""Longest pause between two attempts to reach a node (in seconds). The pauses grow from half a second,
-        with jitter. Smaller brings a node back sooner, larger makes less noise while it is off.""",
+        with jitter. Smaller brings a node back, and fences what was replaced meanwhile, sooner; larger makes less noise
+        while many nodes are off.""",
     ).tag(config=True)
     max_sessions = Integer(
         8,
@@ -101,9 +118,11 @@ class SSHPool(LoggingConfigurable):
         Raises
         ------
         HostKeyRefused
-            The node's host key is not the pinned one, or is not known. Nothing was sent.
+            The node's host key or certificate is not one that vouches for it. Nothing was sent.
+        LoginRefused
+            The node does not take our key or certificate.
         NodeUnreachable
-            No connection, or no login.
+            No connection.
         """
         lock = self._locks.setdefault(spec.name, asyncio.Lock())
         async with lock:
@@ -124,74 +143,38 @@ class SSHPool(LoggingConfigurable):
         await asyncio.gather(*(self.drop(name) for name in list(self._open)))
 
     async def _connect(self, spec: NodeSpec, timeout_seconds: float) -> asyncssh.SSHClientConnection:
-        options = self._options(spec)
+        trust = HostTrust(spec, self.known_hosts)
+        login = self._login(spec)
+        options = self._options(trust, login)
         try:
             return await asyncssh.connect(spec.host, spec.port, connect_timeout=timeout_seconds, **options)
         except asyncssh.HostKeyNotVerifiable as exc:
-            raise self._host_key_refused(spec) from exc
-        except asyncssh.KeyExchangeFailed as exc:
-            if "host key" in str(exc).lower():
-                raise self._host_key_refused(spec) from exc
-            raise NodeUnreachable(spec.name, f"the key exchange failed: {exc}") from exc
+            raise trust.refusal(exc) from exc
         except asyncssh.PermissionDenied as exc:
-            raise NodeUnreachable(
-                spec.name,
-                f"the login as {options['username']} was refused: put the controller's public key into that "
-                "account's authorized_keys on the node",
-            ) from exc
+            raise login.refusal() from exc
         except TimeoutError as exc:
             where = f"{spec.host}:{spec.port}"
             raise NodeUnreachable(spec.name, f"{where} did not answer within {timeout_seconds:g} s") from exc
         except (OSError, asyncssh.Error) as exc:
+            if not trust.agrees:
+                raise trust.refusal(exc) from exc
             raise NodeUnreachable(spec.name, f"{spec.host}:{spec.port} cannot be reached: {exc}") from exc
 
-    def _options(self, spec: NodeSpec) -> dict[str, Any]:
+    def _login(self, spec: NodeSpec) -> Login:
+        user = spec.user or account()
+        return Login(spec, user, self.user_ca, self.certificate_lifetime, tuple(self.client_keys))
+
+    def _options(self, trust: HostTrust, login: Login) -> dict[str, Any]:
         return {
             "config": self.ssh_config or None,
-            "username": spec.user or account(),
-            "known_hosts": self._trusted(spec),
+            "username": login.user,
+            "known_hosts": trust,
+            "client_factory": trust.watch,
             **NO_X509,
             "preferred_auth": "publickey",
             "gss_host": None,
             "keepalive_interval": self.keepalive_interval,
             # asyncssh gives up one interval after the last probe of its count.
             "keepalive_count_max": self.keepalive_count - 1,
-            **self._keys(spec),
+            **login.options(),
         }
-
-    def _keys(self, spec: NodeSpec) -> dict[str, Any]:
-        paths = ([spec.ssh_keyfile] if spec.ssh_keyfile else []) or list(self.client_keys)
-        if not paths:
-            return {}
-        try:
-            return {
-                "client_keys": [asyncssh.read_private_key(Path(path).expanduser()) for path in paths],
-                "agent_path": None,
-            }
-        except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as exc:
-            raise NodeUnreachable(spec.name, f"the private key to log in with cannot be used: {exc}") from exc
-
-    def _trusted(self, spec: NodeSpec) -> Any:
-        if spec.host_key is not None:
-            return ([parse_host_key(spec.host_key)], [], [])
-        try:
-            return asyncssh.read_known_hosts(str(Path(self.known_hosts).expanduser()))
-        except FileNotFoundError:
-            # An empty object, not an empty text: for that asyncssh would look into ~/.ssh.
-            return asyncssh.import_known_hosts("")
-        except (OSError, ValueError) as exc:
-            raise HostKeyRefused(spec.name, f"SSHPool.known_hosts {self.known_hosts} cannot be read: {exc}") from exc
-
-    def _host_key_refused(self, spec: NodeSpec) -> HostKeyRefused:
-        if spec.host_key is None:
-            return HostKeyRefused(
-                spec.name,
-                f"the host key of {spec.host} is not in {self.known_hosts}: compare its fingerprint on the node's "
-                "console and pin it as `host_key`",
-            )
-        pinned = parse_host_key(spec.host_key).get_fingerprint()
-        return HostKeyRefused(
-            spec.name,
-            f"{spec.host} shows another host key than the pinned one ({pinned}): if the node was set up anew, compare "
-            "the new fingerprint on its console and enrol it again; if not, somebody may stand in between",
-        )

@@ -8,7 +8,8 @@
  *     driver=570.86
  *     count=1
  *     gpu0.uuid=GPU-…        name, memory_total, memory_used (bytes), utilization (percent), power, power_limit (mW),
- *                            temperature, pids (separated by commas), mig (1: enabled), migs (number of devices)
+ *                            temperature, pids (separated by commas), minor (N of /dev/nvidiaN), mig (1: enabled),
+ *                            migs (number of devices)
  *     gpu0.mig0.uuid=MIG-…   the same fields
  *
  * A field that is missing is not supported by the device.
@@ -139,6 +140,8 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned int index, device_t *device)
 
 int nvmlDeviceGetUUID(device_t device, char *uuid, unsigned int length) { return field(device, "uuid", uuid, length); }
 int nvmlDeviceGetName(device_t device, char *name, unsigned int length) { return field(device, "name", name, length); }
+
+int nvmlDeviceGetMinorNumber(device_t device, unsigned int *minor) { return measure_int(device, "minor", minor); }
 
 int nvmlDeviceGetMemoryInfo(device_t device, memory_t *memory)
 {

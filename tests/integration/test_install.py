@@ -108,4 +108,7 @@ def test_the_wheel_holds_the_files_that_are_not_code(tmp_path: Path) -> None:
     assert wanted <= names, f"the wheel lacks {sorted(wanted - names)}"
     data = {name for name in names if name.endswith("data/data/etc/jupyter/jupyter_server_config.d/agentfarm.json")}
     assert len(data) == 1
+    lab = "share/jupyter/labextensions/jupyterhub-agentfarm"
+    for name in ("package.json", "static/remoteEntry.js"):
+        assert sum(entry.endswith(f"data/data/{lab}/{name}") for entry in names) == 1, name
     assert not any(name.startswith("tests/") or "/__pycache__/" in name for name in names)

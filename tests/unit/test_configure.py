@@ -183,12 +183,16 @@ def test_bad_settings_are_named(settings: dict[str, Any], said: str) -> None:
         configure(Config(), **settings)
 
 
-def test_internal_ssl_is_refused() -> None:
-    """internal_ssl stops the Hub before it starts."""
+def test_internal_ssl_reaches_the_services(tmp_path: Path) -> None:
+    """With internal_ssl the services listen with TLS and know where the Hub's certificates are."""
     c = Config()
     c.JupyterHub.internal_ssl = True
-    with pytest.raises(ConfigError, match="internal_ssl = False"):
-        configure(c)
+    c.JupyterHub.internal_certs_location = str(tmp_path / "certs")
+    configure(c)
+    for service in services_of(c).values():
+        assert service["url"].startswith("https://127.0.0.1:")
+        assert service["environment"]["AGENTFARM_CERTS_DIR"] == str(tmp_path / "certs")
+    assert "IP:127.0.0.1" in c.JupyterHub.trusted_alt_names
 
 
 def test_with_managed_groups_no_group_is_loaded() -> None:

@@ -77,6 +77,20 @@ function nodeBody(node) {
   return body;
 }
 
+const LIMITERS = { systemd: "systemd", cgroup2: "cgroup v2", cgroup1: "cgroup v1", prlimit: "each process by itself" };
+
+/** What keeps the node's servers apart, in one line; its title says what is missing. */
+function isolation(node) {
+  const enforcement = node.facts ? node.facts.enforcement : null;
+  if (!enforcement || !node.isolation) return null;
+  const parts = [
+    `Limits: ${LIMITERS[enforcement.limits] || enforcement.limits}`,
+    `accounts: ${node.isolation.account ? "one per user" : "one for all"}`,
+    `sandbox: ${node.isolation.sandbox}`,
+  ];
+  return el("p", { class: "muted small isolation", title: enforcement.missing.join(" ") }, parts.join(" · "));
+}
+
 function nodeNotes(node) {
   const notes = [];
   const marks = [["Draining", node.drain], ["Cordoned", node.cordon]];
@@ -105,7 +119,7 @@ function card(node) {
     el("div", { class: "row between" }, el("h3", {}, node.name), status(node.status, `since ${format.time(node.since_at)}`)),
     el("div", { class: "row meta" },
       el("span", { class: "muted small" }, spec.role === "gpuserver" ? "GPU server" : "microserver", " · ", spec.host), labels),
-    nodeNotes(node), skew, nodeBody(node), nodeButtons(node));
+    nodeNotes(node), skew, nodeBody(node), isolation(node), nodeButtons(node));
 }
 
 function drawNodes() {
@@ -153,13 +167,24 @@ function rows(place, list, columns, nothing) {
   place.replaceChildren(...(list.length ? list : [el("tr", {}, el("td", { class: "empty", colspan: columns }, nothing))]));
 }
 
+let lineDrawn = null;
 function drawLine() {
+  const key = JSON.stringify(view.queue);
+  if (key === lineDrawn) return; // nodes report all the time: a button that is replaced under the pointer loses its click
+  lineDrawn = key;
   rows($("line"), view.queue.map((item) => el("tr", {},
     el("td", { class: "number", "data-label": "Position" }, item.position ?? "–"),
     el("td", { "data-label": "Owner" }, item.owner ?? el("span", { class: "muted" }, "another user")),
     el("td", { "data-label": "Asks for" }, wanted(item.options)),
     el("td", { "data-label": "Waits for" }, item.detail),
-    el("td", { class: "number", "data-label": "Since", "data-since": item.created_at }, format.since(item.created_at)))), 5, "Nobody waits.");
+    el("td", { class: "number", "data-label": "Since", "data-since": item.created_at }, format.since(item.created_at)),
+    el("td", {}, item.may_cancel ? el("button", { onclick: () => cancel(item), "aria-label": `Cancel the request of ${item.owner}` }, "Cancel") : null))), 6, "Nobody waits.");
+}
+
+async function cancel(item) {
+  if (!confirm(`Take the request of ${item.owner} out of the line?`)) return;
+  const lease = await api("DELETE", `leases/${item.lease}`).catch((error) => { alert(error.message); return null; });
+  if (lease) { view.queue = view.queue.filter((other) => other.lease !== item.lease); draw(); }
 }
 
 function drawLeases() {

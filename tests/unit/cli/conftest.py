@@ -63,8 +63,10 @@ class Controller:
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     leases: list[dict[str, Any]] = field(default_factory=list)
     queue: list[dict[str, Any]] = field(default_factory=list)
+    usage: dict[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=lambda: to_json(environment()))
+    strays: dict[str, Any] = field(default_factory=lambda: {"servers": [], "processes": []})
     #: State in which an added node is.
     added_state: str = "ready"
 
@@ -101,6 +103,11 @@ class _Handler(web.RequestHandler):
             self.finish({"leases": self.farm.leases})
         elif self.path == "queue":
             self.finish({"queue": self.farm.queue})
+        elif self.path.endswith("/strays"):
+            self.farm.view(self.path.split("/")[1])
+            self.finish(self.farm.strays)
+        elif self.path == "usage":
+            self.finish(self.farm.usage)
         elif self.path.endswith("/environment"):
             self.farm.view(self.path.split("/")[1])
             self.finish(self.farm.environment)
@@ -123,6 +130,11 @@ class _Handler(web.RequestHandler):
             self.finish(self.farm.nodes[name])
 
     def delete(self) -> None:
+        if self.path.startswith("leases/"):
+            lease = next(each for each in self.farm.leases if self.path == f"leases/{each['id']}")
+            self.farm.leases.remove(lease)
+            self.finish(lease | {"state": "released", "detail": "the request was withdrawn"})
+            return
         name = self.path.removeprefix("nodes/")
         if self.farm.view(name)["origin"] == "config":
             raise web.HTTPError(409, f"{name} is in the configuration")

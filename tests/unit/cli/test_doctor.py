@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import ssl
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -248,11 +249,26 @@ async def test_the_command(controller: Any, agentfarm: Any, node_view: Any, runt
         "ok    node a: gpus: 1 GPUs\n"
         f"ok    node a: servers: JupyterHub {here.jupyterhub}, Jupyter Server {here.jupyter_server} on Python "
         f"{here.python}\n"
+        "ok    node a: orphans: none\n"
     )
-    assert (ended.status, ended.err) == (1, "agentfarm: 1 of 13 checks failed\n")
+    assert (ended.status, ended.err) == (1, "agentfarm: 1 of 14 checks failed\n")
     findings = json.loads((await agentfarm("doctor", "-f", str(config), "--json")).out)["findings"]
-    assert len(findings) == 13
+    assert len(findings) == 14
     assert [f for f in findings if f["level"] == "fail"][0]["mend"].startswith("run a time service")  # noqa: RUF015
+
+
+async def test_orphans_are_listed(controller: Any, agentfarm: Any, node_view: Any, tmp_path: Path) -> None:
+    """Each process and server that belongs to nobody is named with pid, lease and age, and what becomes of it."""
+    controller.nodes = {"a": node_view("a")}
+    begun = time.time() - 180
+    controller.strays = {
+        "processes": [{"pid": 42, "pid_start_ticks": 1, "lease": "ab", "started_at": begun, "seen_at": begun}],
+        "servers": [{"lease": "cd", "pid": 43, "started_at": begun}],
+    }
+    out = (await agentfarm("doctor", "-f", str(tmp_path / "none.py"))).out
+    assert "node a: orphans: process 42 names the lease ab, of which there is no record, and has run for 3m" in out
+    assert "-> noded ends it after its --orphan-grace; `kill 42` on the node ends it now" in out
+    assert "node a: orphans: the server of lease cd (process 43) has run for 3m and has no lease" in out
 
 
 async def test_nothing_there(agentfarm: Any, tmp_path: Path) -> None:

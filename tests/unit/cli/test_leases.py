@@ -96,8 +96,47 @@ async def test_queue(controller: Any, agentfarm: Any) -> None:
     ]  # fmt: skip
     ended = await agentfarm("queue")
     assert ended.out == (
-        "POSITION  OWNER     SERVER  WANTS          SINCE  DETAIL\n"
-        "1         ada       x       2 GPUs, a100   60s    1 GPU is free\n"
-        "2         somebody  -       1 GPU, room=b  10s\n"
+        "POSITION  ID   OWNER     SERVER  WANTS          SINCE  DETAIL\n"
+        "1         abc  ada       x       2 GPUs, a100   60s    1 GPU is free\n"
+        "2         -    somebody  -       1 GPU, room=b  10s\n"
     )
     assert json.loads((await agentfarm("queue", "--json")).out) == {"queue": controller.queue}
+
+
+async def test_cancel(leases: Any, agentfarm: Any) -> None:
+    """A request leaves the line by the start of its id; what does not wait is left alone."""
+    assert (await agentfarm("queue", "cancel", "abd")).out == (
+        "The request of bob left the line: the request was withdrawn.\n"
+    )
+    assert [each["id"][:4] for each in leases.leases] == ["abc1"]
+    refused = await agentfarm("queue", "cancel", "abc")
+    assert (refused.status, refused.err) == (1, "agentfarm: lease abc10000 does not wait, it is running\n")
+    missing = await agentfarm("queue", "cancel")
+    assert (missing.status, missing.err) == (
+        2,
+        "agentfarm: LEASE is missing (see `agentfarm queue cancel --help`)\n",
+    )
+    assert "there is no command 'drop': use one of cancel" in (await agentfarm("queue", "drop")).err
+
+
+async def test_cancel_as_json(leases: Any, agentfarm: Any) -> None:
+    """What became of the request is there for programs too."""
+    answer = json.loads((await agentfarm("queue", "cancel", "abd2", "--json")).out)
+    assert (answer["lease"][:4], answer["state"]) == ("abd2", "released")
+
+
+async def test_quota(controller: Any, agentfarm: Any) -> None:
+    """Each owner's use stands beside the limit, where there is one."""
+    hours = {"gpu_seconds": 40.2 * 3600, "max_gpu_seconds": 40 * 3600.0}
+    controller.usage = {
+        "window_seconds": 7 * 86400.0,
+        "usage": [
+            {"owner": "ada", "servers": 2, "max_servers": 3, "gpus": 1, "max_gpus": None, **hours},
+            {"owner": "bob", "servers": 0, "max_servers": None, "gpus": 0, "max_gpus": 0, "gpu_seconds": 0.0,
+             "max_gpu_seconds": None},
+        ],
+    }  # fmt: skip
+    assert (await agentfarm("quota")).out == (
+        "OWNER  SERVERS  GPUS    GPU-HOURS IN 7d\nada    2 of 3   1       40.2 of 40\nbob    0        0 of 0  0.0\n"
+    )
+    assert json.loads((await agentfarm("quota", "--json")).out) == controller.usage

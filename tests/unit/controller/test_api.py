@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from jupyterhub_agentfarm.errors import (
     NodeUnreachable,
     NotFoundError,
     PlacementRefused,
+    QuotaExceeded,
 )
 from jupyterhub_agentfarm.models import LaunchOrder, NodeSpec
 from jupyterhub_agentfarm.records import to_json
@@ -168,7 +170,7 @@ BAD = [
     ("POST", "nodes/a/cordon", {"why": "x"}, "why must be one of"),
     ("POST", "nodes/a/drain", {"reason": "x", "deadline_seconds": -1}, "deadline_seconds must be a number of seconds"),
     ("GET", "placements?limit=x", None, "limit must be a number from 0 to 200"),
-    ("DELETE", "leases/" + "0" * 32 + "?grace_seconds=-1", None, "grace_seconds must be a number from 0 to 600"),
+    ("GET", "leases?all=2", None, "all must be 0 or 1"),
 ]
 
 
@@ -179,6 +181,49 @@ async def test_bad_input(farm: Controller, method: str, path: str, body: Any, me
     status, error = await call(farm, method, path, token, body)
     assert (status, error["reason"]) == (400, "invalid")
     assert error["message"].startswith(message)
+
+
+async def test_a_bad_number_about_a_lease(farm: Controller, hub: HubDouble) -> None:
+    """Whose lease it is comes before what is wrong with the request: a stranger learns nothing of it."""
+    lease = await farm.client.place(request("ada", gpus=1))
+    ada, eve = hub.token("ada"), hub.token("eve")
+    for method, path in (("DELETE", f"leases/{lease.id}?grace_seconds=-1"), ("GET", f"leases/{lease.id}/log?lines=x")):
+        assert (await call(farm, method, path, eve))[0] == 404
+        status, error = await call(farm, method, path, ada)
+        assert (status, error["reason"]) == (400, "invalid")
+
+
+async def test_bodies_are_bounded_and_declared(farm: Controller) -> None:
+    """A body beyond the limit is 413, one that is not declared as JSON 415, one that JSON does not have 400."""
+    token = Path(farm.app.runtime_dir, "token").read_text()  # noqa: ASYNC240
+    url = farm.client._base() + "api/v1/nodes/a/cordon"
+    headers = {"Authorization": f"token {token}"}
+    json_headers = headers | {"Content-Type": "application/json"}
+    large = b" " * (int(farm.app.max_body) + 1)
+
+    async def stream() -> AsyncIterator[bytes]:
+        for start in range(0, len(large), 2**20):
+            yield large[start : start + 2**20]
+
+    cases: list[tuple[dict[str, str], Any, int, str]] = [
+        (json_headers, io.BytesIO(large), 413, "too_large"),
+        (json_headers, stream(), 413, "too_large"),
+        (headers | {"Content-Type": "text/plain"}, b"{}", 415, "content_type"),
+        (headers | {"Content-Type": "application/x-www-form-urlencoded"}, b"reason=x", 415, "content_type"),
+        (json_headers | {"Content-Type": "Application/JSON; charset=utf-8"}, b'{"reason": "\\ud800"}', 400, "invalid"),
+        (json_headers, b'{"deadline_seconds": NaN}', 400, "invalid"),
+        (json_headers, b'{"deadline_seconds": 1e999}', 400, "invalid"),
+        (json_headers, b'{"deadline_seconds": 1' + b"0" * 400 + b"}", 400, "invalid"),
+        (json_headers, b"[" * 100_000, 400, "invalid"),
+    ]
+    async with aiohttp.ClientSession() as session:
+        for sent, body, status, reason in cases:
+            async with session.post(url, data=body, headers=sent) as response:
+                answer = await response.json()
+                assert (response.status, answer["reason"]) == (status, reason), answer
+        async with session.post(url, data=io.BytesIO(large)) as nobody:
+            assert nobody.status == 401, "who asks comes first"
+    assert (await farm.client.node("a"))["cordon"] is None
 
 
 async def test_node_view_and_history(farm: Controller) -> None:
@@ -228,3 +273,37 @@ async def test_browser(farm: Controller, hub: HubDouble) -> None:
         for static in ("common.js", "farm.js", "agentfarm.css", "favicon.svg"):
             async with browser.get(f"{base}static/{static}") as file:
                 assert file.status == 200
+
+
+async def test_usage(farm: Controller, hub: HubDouble) -> None:
+    """A user reads their own use, who may read leases everybody's; limits are those of the owner's groups."""
+    farm.app.farm.policy.max_gpus_per_owner = 2
+    farm.app.farm.policy.group_max_gpu_hours = {"lab": 10.0}
+    await farm.client.place(replace(request("ada", gpus=1), groups=("lab",)))
+    await farm.client.place(request("bob"))
+    ada, eve = with_token(farm, hub.token("ada")), with_token(farm, hub.token("eve", LEASES_READ))
+    own = await ada.usage()
+    assert (own["window_seconds"], [entry["owner"] for entry in own["usage"]]) == (7 * 86400, ["ada"])
+    every = (await eve.usage())["usage"]
+    assert [(each["owner"], each["gpus"], each["max_gpus"], each["servers"]) for each in every] == [
+        ("ada", 1, 2, 1),
+        ("bob", 0, 2, 1),
+    ]
+    assert [each["max_gpu_seconds"] for each in every] == [36000, None]
+    assert 0 < every[0]["gpu_seconds"] < 60
+    assert every[1]["gpu_seconds"] == 0
+    assert (await call(farm, "GET", "usage"))[0] == 401
+    for client in (ada, eve):
+        await client.aclose()
+
+
+async def test_a_quota_is_refused_with_its_facts(farm: Controller) -> None:
+    """Who has used the GPU-hours is answered 403 with the reason `quota`, the figures, and when hours are free."""
+    farm.app.farm.policy.max_gpu_hours_per_owner = 1e-9
+    await farm.client.place(request("ada", gpus=1))
+    with pytest.raises(QuotaExceeded, match=r"ada used 0\.0 of 1e-09 GPU-hours in 7 days") as refused:
+        await farm.client.place(request("ada", "second", gpus=1))
+    facts = refused.value.facts()
+    assert (facts["quota"], facts["limit"]) == ("gpu_hours", 1e-9)
+    assert facts["frees_at"] > farm.app.farm.book.now() + 6.9 * 86400
+    assert (await farm.client.place(request("ada", "third"))).state == "granted"

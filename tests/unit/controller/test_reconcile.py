@@ -17,7 +17,7 @@ from ssh_node import noded_pid
 from waiting import eventually
 
 from jupyterhub_agentfarm.controller import reconcile
-from jupyterhub_agentfarm.controller.farm import is_loopback
+from jupyterhub_agentfarm.controller.launching import is_loopback
 from jupyterhub_agentfarm.errors import NodeUnreachable
 from jupyterhub_agentfarm.models import Lease, NodeSpec
 from jupyterhub_agentfarm.records import to_json

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from jupyterhub_agentfarm.errors import ConfigError, FarmUnavailable
 from jupyterhub_agentfarm.inventory.database import Database, parse_url
 from jupyterhub_agentfarm.inventory.store import added_nodes, node_marks
+from jupyterhub_agentfarm.placement.lease_store import leases
 
 
 @asynccontextmanager
@@ -106,6 +107,22 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'a.sqlite'}")
     assert "added_nodes" not in sa.inspect(engine).get_table_names()
     engine.dispose()
+
+
+async def test_a_column_that_came_later_is_added(tmp_path: Path) -> None:
+    """A table of an earlier version gets the columns it lacks, empty, and keeps what it has."""
+    path = tmp_path / "a.sqlite"
+    lacking = [column for column in leases.columns if column.name != "end"]
+    older = sa.Table("leases", sa.MetaData(), *[sa.Column(each.name, each.type) for each in lacking])
+    engine = sa.create_engine(f"sqlite:///{path}")
+    older.create(engine)
+    with engine.begin() as connection:
+        connection.execute(older.insert().values(id="1" * 32, owner="ada"))
+    engine.dispose()
+    for _ in range(2):
+        async with opened(path) as database:
+            rows = await database.run(lambda c: c.execute(sa.select(leases.c.owner, leases.c.end)).all())
+            assert [tuple(row) for row in rows] == [("ada", None)]
 
 
 @pytest.mark.parametrize("url", ["", "/var/lib/agentfarm.sqlite", "mysql://u:s3cret@h/d", "sqlite:s3cret"])

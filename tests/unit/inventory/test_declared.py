@@ -94,17 +94,18 @@ def test_every_host_gives_a_name(host: str) -> None:
 
 
 _text = st.text(max_size=20)
+_host = st.from_regex(r"[a-z0-9]{1,9}(\.[a-z0-9-]{1,9}){0,2}", fullmatch=True)
 _names = st.from_regex(NODE_NAME, fullmatch=True)
 _ports = st.integers(1, 65535)
 specs = st.builds(
     NodeSpec,
     name=_names,
-    host=st.text(min_size=1, max_size=30),
+    host=_host,
     port=_ports,
     user=st.none() | _text,
     role=st.sampled_from(["microserver", "gpuserver"]),
     labels=st.dictionaries(_text, _text, max_size=4),
-    address=st.none() | _text,
+    address=st.none() | _host,
     ssh_keyfile=st.none() | _text,
     python=_text,
     server_python=st.none() | _text,
@@ -118,3 +119,18 @@ specs = st.builds(
 def test_a_spec_survives_json(spec: NodeSpec) -> None:
     """What the store writes it reads back as the same spec, through real JSON text."""
     assert from_json(NodeSpec, json.loads(json.dumps(to_json(spec)))) == spec
+
+
+@pytest.mark.parametrize("host", ["10.0.0.11", "::1", "fe80::1%eth0", "gpu_01.farm.example", "a." * 100 + "b", "a.b."])
+def test_a_host_that_can_be_asked_for(host: str) -> None:
+    """Names of the DNS and addresses of both kinds are hosts."""
+    assert NodeSpec("a", host, address=host).host == host
+
+
+@pytest.mark.parametrize("host", ["", "a\0b", "a b", "a..b", "-a", "a" * 64, "ü", "a;b", "a." * 127 + "b", "a\n"])
+def test_a_host_that_cannot_even_be_asked_for(host: str) -> None:
+    """What a resolver answers with a fault of its own is refused when the node is declared, not for ever after."""
+    with pytest.raises(InvalidField, match=r"^host must be a host name or an IP address"):
+        NodeSpec("a", host)
+    with pytest.raises(InvalidField, match=r"^address must be"):
+        NodeSpec("a", "h", address=host)

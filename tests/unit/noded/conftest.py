@@ -34,6 +34,7 @@ def nvml(nvml_library: Path, tmp_path: Path) -> FakeNvml:
         gpu0__power_limit=700000,
         gpu0__temperature=61,
         gpu0__pids="",
+        gpu0__minor=0,
         gpu0__mig=0,
     )
     return fake

@@ -23,6 +23,7 @@ from jupyterhub_agentfarm.noded.cgroups import Cgroups
 from jupyterhub_agentfarm.noded.directories import ServerDirectories
 from jupyterhub_agentfarm.noded.gpus import GpuCollector
 from jupyterhub_agentfarm.noded.grace import Grace
+from jupyterhub_agentfarm.noded.isolation.isolator import Isolator
 from jupyterhub_agentfarm.noded.launcher import Launcher
 from jupyterhub_agentfarm.noded.server import Server
 from jupyterhub_agentfarm.noded.simulated import SimulatedGpus
@@ -73,7 +74,11 @@ class Farm:
         simulated = SimulatedGpus(1, str(folder))
         self.store, self.devices, self.published = FullStore(folder), SlowSampler(simulated), list[ServerStatus]()
         self.launcher = Launcher(
-            self.store, Cgroups(enabled=False), ServerDirectories(folder / "run"), self.devices, self.published.append
+            self.store,
+            Isolator(Cgroups(enabled=False)),
+            ServerDirectories(folder / "run"),
+            self.devices,
+            self.published.append,
         )
         self._gpus = simulated.uuids
         #: No other test's, and no other run's, server has it in its name.
@@ -162,6 +167,15 @@ def no_room(farm: Farm, _: pytest.MonkeyPatch) -> None:
     farm.store.full = True
 
 
+def no_room_at_all(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave no room even for the record that is written before there is a process."""
+
+    def save(_: Record) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(farm.store, "save", save)
+
+
 def no_pidfd(_: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave no file descriptor to watch a process with."""
 
@@ -172,22 +186,22 @@ def no_pidfd(_: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_cgroup(_: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail before there is anything but the process."""
+    """Fail before there is a process."""
 
-    def create(*_: object) -> tuple[str, ...]:
+    def make(*_: object) -> tuple[str, ...]:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(Cgroups, "create", create)
+    monkeypatch.setattr(Cgroups, "make", make)
 
 
-@pytest.mark.parametrize("fault", [no_room, no_pidfd, no_cgroup])
+@pytest.mark.parametrize("fault", [no_room, no_room_at_all, no_pidfd, no_cgroup])
 async def test_a_process_that_cannot_be_looked_after_does_not_go_on(
     farm: Farm, fault: Callable[[Farm, pytest.MonkeyPatch], None]
 ) -> None:
-    """What fails once the process runs is a failed launch: the process is killed and reaped, and its GPU is free."""
+    """What fails around the start is a failed launch: the process is killed and reaped, and its GPU is free."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         fault(farm, monkeypatch)
-        with pytest.raises(LaunchFailed, match="cannot look after"):
+        with pytest.raises(LaunchFailed, match=r"cannot look after|cannot be prepared|cannot write"):
             await farm.launcher.launch(farm.spec("a"))
     assert farm.processes("a") == []
     assert farm.launcher.servers() == []

@@ -15,6 +15,7 @@ from jupyterhub_agentfarm.models import LaunchSpec
 from jupyterhub_agentfarm.noded import procfs, starting
 from jupyterhub_agentfarm.noded.cgroups import Cgroups
 from jupyterhub_agentfarm.noded.directories import ServerDirectories
+from jupyterhub_agentfarm.noded.isolation.isolator import Isolator
 from jupyterhub_agentfarm.noded.server import Server
 from jupyterhub_agentfarm.noded.store import Store
 from jupyterhub_agentfarm.noded.sweeping import SETTLE_SECONDS
@@ -264,7 +265,11 @@ async def test_a_server_that_never_binds_fails_before_the_controller_gives_up(
     assert starting._BIND_SECONDS + 2 * SETTLE_SECONDS < LAUNCH_SECONDS == noded_client.LAUNCH_SECONDS
     monkeypatch.setattr(starting, "_BIND_SECONDS", 0.3)
     starter = starting.Starter(
-        Store(tmp_path), Cgroups(enabled=False), ServerDirectories(tmp_path / "run"), procfs.boot_id(), lambda _: None
+        Store(tmp_path),
+        Isolator(Cgroups(enabled=False)),
+        ServerDirectories(tmp_path / "run"),
+        procfs.boot_id(),
+        lambda _: None,
     )
     spec = LaunchSpec("a", 1, ("/bin/sleep", "1000"), {}, (), "127.0.0.1", "/", socket="port")
     began: list[Server] = []

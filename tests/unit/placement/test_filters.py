@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from node_records import GIB, gpu, request, telemetry, view
 
@@ -14,6 +16,13 @@ MARK = Mark("new disks", 0.0, "root")
 NEVER_UP = {"telemetry": None, "reported_at": None}
 CASES = [
     ("node", view("n1"), request(node="n2"), False, "the node n2 was asked for"),
+    (
+        "avoided",
+        view("n1"),
+        replace(request(), avoid=("n1",)),
+        False,
+        "could not start the server a moment ago",
+    ),
     ("not_eligible", view(cordon=MARK), request(), True, "is cordoned: new disks"),
     ("not_eligible", view(drain=MARK), request(), True, "is draining: new disks"),
     ("not_eligible", view(state="unreachable", detail="no route"), request(), True, "is unreachable"),

@@ -107,6 +107,16 @@ async def test_policy_change_is_noticed(farm: Told) -> None:
     assert await farm.decided() == ["u2", "u3"]
 
 
+async def test_who_comes_and_goes_between_two_passes(farm: Told) -> None:
+    """A request that was released before the next pass saw it leaves no gap in the positions."""
+    await farm.placement.place(request("last", gpus=1, priority=-1))
+    passing = await farm.placement.place(request("passing", gpus=1))
+    assert [owner for owner, *_ in farm.line()] == ["u2", "u3", "passing", "last"]
+    await farm.book.release(passing.id, "its owner is gone")
+    await farm.placement.advance()
+    assert [(owner, position) for owner, position, _ in farm.line()] == [("u2", 1), ("u3", 2), ("last", 3)]
+
+
 async def test_same_line_as_from_scratch(farm: Told) -> None:
     """What was kept from earlier passes gives the positions and the reasons of a pass without memory."""
     for number, (gpus, priority) in enumerate([(2, 0), (1, 3), (0, 0), (1, -1), (2, 3)]):

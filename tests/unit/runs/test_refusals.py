@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
 from jupyter_server_process import Server, notebook
+
+from jupyterhub_agentfarm.runs.handlers import MAX_BODY_BYTES
+
+JSON = {"Content-Type": "application/json"}
 
 _CODE = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
 
@@ -63,7 +68,7 @@ def _files(_shared_process: Server) -> None:
 async def test_a_request_is_refused(server: Server, body: dict[str, Any], message: str) -> None:
     """A request that cannot be carried out is a 400 that names the field, and no run is made."""
     before = len((await server.request("GET", "")).json()["runs"])
-    answer = await server.request("POST", "", content=json.dumps(body))
+    answer = await server.request("POST", "", content=json.dumps(body), headers=JSON)
     assert (answer.status_code, answer.json()["reason"]) == (400, "invalid"), answer.text
     assert message in answer.json()["message"]
     assert set(answer.json()) == {"message", "reason"}
@@ -75,8 +80,34 @@ async def test_a_request_is_refused(server: Server, body: dict[str, Any], messag
 )
 async def test_a_body_that_is_no_object_is_refused(server: Server, content: bytes) -> None:
     """A body that is not a JSON object is a 400."""
-    answer = await server.request("POST", "", content=content)
+    answer = await server.request("POST", "", content=content, headers=JSON)
     assert (answer.status_code, answer.json()["reason"]) == (400, "invalid")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}], ids=["none", "text"])
+async def test_a_body_that_is_not_declared_as_json_is_refused(server: Server, headers: dict[str, str]) -> None:
+    """A page of another site can send any other kind of body than JSON, so that is a 415 that says what to send."""
+    answer = await server.request("POST", "", content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (415, "content_type")
+    assert "Content-Type: application/json" in answer.json()["message"]
+
+
+async def test_a_body_is_bounded(server: Server) -> None:
+    """A body beyond the limit is a 413 with the reason, whatever it holds."""
+    answer = await server.request("POST", "", content=b" " * (MAX_BODY_BYTES + 1), headers=JSON)
+    assert (answer.status_code, answer.json()["reason"]) == (413, "too_large")
+    assert (await server.request("GET", "")).status_code == 200
+
+
+async def test_the_description_is_served(server: Server) -> None:
+    """openapi.json names where the API is; without a token it is not shown."""
+    url = server.runs_url().removesuffix("runs") + "openapi.json"
+    async with server.client() as client:
+        described = (await client.get(url)).json()
+    assert described["openapi"] == "3.1.0"
+    assert server.url.removesuffix("/").endswith(described["servers"][0]["url"].removesuffix("/agentfarm/api/v1"))
+    async with httpx.AsyncClient() as nobody:
+        assert (await nobody.get(url)).status_code == 403
 
 
 async def test_a_run_that_does_not_exist(server: Server) -> None:

@@ -71,8 +71,8 @@ def test_labels_can_be_limited() -> None:
 
 
 @pytest.mark.parametrize("data", [{"restart": "on-node-failure"}, form_to_json({"restart": ["on-node-failure"]})])
-def test_a_restart_that_nobody_does_is_refused(data: dict[str, object]) -> None:
-    """Nothing starts a server again yet: who asks for it is told, by REST and form, instead of relying on it."""
-    with pytest.raises(InvalidField, match='restart must be "never"'):
-        check_options(data, LIMITS)
-    assert check_options({"restart": "never"}, LIMITS).restart == "never"
+def test_a_restart_after_the_nodes_failure_can_be_asked_for(data: dict[str, object]) -> None:
+    """REST and form take the same word; another one is refused."""
+    assert check_options(data, LIMITS).restart == "on-node-failure"
+    with pytest.raises(InvalidField, match="restart"):
+        check_options({"restart": "always"}, LIMITS)

@@ -1,0 +1,58 @@
+"""What a node is told to launch: the spawner's order, and what the controller knows of lease and node."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+
+from ..isolation import Isolation
+from ..models import LaunchOrder, LaunchSpec, Lease, NodeSpec
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine's own, as far as can be told without asking for it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def server_address(node: NodeSpec, peer_address: str | None) -> str:
+    """Return the address that servers of a node listen on, which is the one that the Hub reaches them at.
+
+    Without an `address` of its own it is where the controller reaches the node's sshd, `peer_address`: the node itself
+    may know its name as a loopback address.
+    """
+    return node.address or peer_address or node.host
+
+
+def server_python(node: NodeSpec) -> str:
+    """Return the Python that the node's servers start from."""
+    return node.server_python or node.python
+
+
+def versions_command(node: NodeSpec, isolation: Isolation) -> list[str]:
+    """Return the command that prints, on the node, the versions of what its servers start from."""
+    command = [server_python(node), "-m", "jupyterhub_agentfarm.server.versions"]
+    if isolation.image is None:
+        return command
+    alone = ["--rm", "--network=none", "--cap-drop=ALL", "--pull=never", "--log-driver=none", "--entrypoint="]
+    return [isolation.engine, "run", *alone, isolation.image, *command]
+
+
+def launch_spec(
+    lease: Lease, order: LaunchOrder, node: NodeSpec, isolation: Isolation, peer_address: str | None = None
+) -> LaunchSpec:
+    """Return what noded is told: the order, and what the controller knows of lease and node."""
+    program = server_python(node) if order.command[0] == "{python}" else order.command[0]
+    fields = {field.name: getattr(order, field.name) for field in dataclasses.fields(order)}
+    return LaunchSpec(
+        **fields | {"command": (program, *order.command[1:])},
+        lease=lease.id,
+        epoch=lease.epoch,
+        gpus=lease.gpus,
+        address=server_address(node, peer_address),
+        port_range=node.port_range,
+        owner=lease.owner,
+        isolation=isolation,
+    )

@@ -1,0 +1,56 @@
+"""What each owner uses now and used lately, beside what they may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..placement import LeaseBook, PlacementPolicy
+
+
+@dataclass(frozen=True)
+class OwnerUsage:
+    """One owner's use of the farm; a limit that is None does not exist."""
+
+    owner: str
+    servers: int
+    max_servers: int | None
+    gpus: int
+    max_gpus: int | None
+    #: GPU-seconds within the window, those of running servers included.
+    gpu_seconds: float
+    max_gpu_seconds: float | None
+
+
+class UsageReport:
+    """Adds up what the book knows, beside what the policy allows."""
+
+    def __init__(self, book: LeaseBook, policy: PlacementPolicy) -> None:
+        self._book = book
+        self._policy = policy
+
+    def of(self, owner: str, groups: tuple[str, ...] | None = None) -> OwnerUsage:
+        """Return an owner's use.
+
+        Parameters
+        ----------
+        groups
+            Of the owner; None: those of the owner's latest server.
+        """
+        now, policy = self._book.now(), self._policy
+        held = [lease for lease in self._book.of_owner(owner) if lease.state != "waiting"]
+        groups = self._book.usage.groups(owner) if groups is None else groups
+        hours = policy.max_gpu_hours(groups)
+        return OwnerUsage(
+            owner=owner,
+            servers=len(held),
+            max_servers=policy.max_servers(groups),
+            gpus=sum(len(lease.gpus) for lease in held),
+            max_gpus=policy.max_gpus(groups),
+            gpu_seconds=self._book.usage.gpu_seconds(owner, now),
+            max_gpu_seconds=None if hours is None else hours * 3600,
+        )
+
+    def of_all(self) -> list[OwnerUsage]:
+        """Return the use of everybody who has something or used GPUs within the window, by name."""
+        known = {*self._book.usage.owners(self._book.now()), *(lease.owner for lease in self._book.alive())}
+        return [self.of(owner) for owner in sorted(known)]

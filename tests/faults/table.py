@@ -1,0 +1,108 @@
+"""The table of the acceptance tests: what was measured, what is allowed, passed or not.
+
+A test takes the fixture `figure` and calls ``figure(8, "declared unreachable", 6.4, "s", 10)``. The call checks nothing
+by itself and returns whether the limit is kept, so that a test can record all its figures before it asserts::
+
+    assert figure(8, "declared unreachable", seconds, "s", 10)
+
+At the end of the run all figures are printed as one table. With $FAULTS_RESULTS=PATH they are also written to
+``PATH.json`` and ``PATH.md``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["at most", "at least", "exactly"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value and its limit."""
+
+    test: int
+    name: str
+    value: float
+    unit: str
+    limit: float
+    kind: Kind
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the limit is kept."""
+        if self.kind == "at most":
+            return self.value <= self.limit
+        return self.value >= self.limit if self.kind == "at least" else self.value == self.limit
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of the table."""
+        sign = {"at most": "≤", "at least": "≥", "exactly": "="}[self.kind]
+        unit = f" {self.unit}" if self.unit else ""
+        note = f" ({self.note})" if self.note else ""
+        verdict = "pass" if self.passed else "FAIL"
+        return f"#{self.test}", self.name, f"{self.value:.4g}{unit}", f"{sign} {self.limit:.4g}{unit}{note}", verdict
+
+
+HEADER = ("test", "figure", "measured", "limit", "")
+_figures: list[Figure] = []
+
+
+def figure(test: int, name: str, value: float, unit: str, limit: float, kind: Kind = "at most", note: str = "") -> bool:
+    """Record a figure of an acceptance test; return whether its limit is kept.
+
+    Parameters
+    ----------
+    test
+        Number of the acceptance test, 1-20.
+    name
+        What was measured, in words.
+    value
+        The value.
+    unit
+        Its unit; "" for a count.
+    limit
+        The limit.
+    kind
+        On which side of it the value must be.
+    note
+        Where the limit is not the published one: why.
+    """
+    found = Figure(test, name, float(value), unit, float(limit), kind, note)
+    _figures.append(found)
+    return found.passed
+
+
+def rows() -> list[tuple[str, ...]]:
+    """Return the table, without its header, in the order of the tests."""
+    return [found.cells() for found in sorted(_figures, key=lambda found: (found.test, found.name))]
+
+
+def as_text() -> list[str]:
+    """Return the lines of the table for a terminal."""
+    table = [HEADER, *rows()]
+    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def as_markdown() -> str:
+    """Return the table as Markdown."""
+    lines = [HEADER, tuple("---" for _ in HEADER), *rows()]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in lines)
+
+
+def write(path: Path) -> None:
+    """Write PATH.json and PATH.md; the JSON also says where and when."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+    figures = [asdict(found) | {"passed": found.passed} for found in sorted(_figures, key=lambda f: (f.test, f.name))]
+    data = {"finished_at": now, "machine": machine, "figures": figures}
+    path.with_name(path.name + ".json").write_text(json.dumps(data, indent=1) + "\n")
+    path.with_name(path.name + ".md").write_text(as_markdown())

@@ -1,0 +1,190 @@
+"""internal_ssl with everything real: Hub, proxy, services, SSH, noded, single-user servers, kernels, over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import ssl
+import stat
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import psutil
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from hub_process import HubProcess, hub_process
+from ssh_node import ssh_node
+from waiting import eventually
+
+from jupyterhub_agentfarm.benchmark.client import BenchmarkClient
+from jupyterhub_agentfarm.benchmark.models import GOING
+from jupyterhub_agentfarm.models import Lease
+from jupyterhub_agentfarm.services import tls
+
+pytestmark = [pytest.mark.hub, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+
+NODE = "127.0.0.13"
+FILES = ("server.key", "server.crt", "ca.crt")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hub() -> AsyncIterator[HubProcess]:
+    """Run a Hub with internal_ssl, both services and one node of two simulated GPUs."""
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(ssh_node("n1", NODE, sys.executable, 2))
+        # The Hub is called at an address that JupyterHub's own certificate for it does not name by itself.
+        environment = {
+            "AGENTFARM_INTERNAL_SSL": "1",
+            "AGENTFARM_SERVICES": "agentfarm,benchmark",
+            "AGENTFARM_HUB_IP": "127.0.0.5",
+        }
+        found = await stack.enter_async_context(hub_process([node.spec], **environment))
+
+        async def ready() -> bool:
+            return any(node["eligible"] for node in await found.farm.nodes())
+
+        await eventually(ready, "the node is eligible", timeout=60, interval=0.1)
+        yield found
+
+
+async def lease_of(hub: HubProcess, user: str, name: str = "") -> Lease:
+    """Return the lease of a server."""
+    found = [lease for lease in await hub.farm.leases() if (lease.owner, lease.server_name) == (user, name)]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def directory_of(lease: Lease) -> Path:
+    """Return the server's directory on the node."""
+    assert lease.server is not None
+    return Path(psutil.Process(lease.server.pid).environ()["AGENTFARM_SERVER_DIR"])
+
+
+def certs_dir(hub: HubProcess) -> Path:
+    """Return where the Hub keeps its certificates."""
+    return hub.directory / "internal-ssl"
+
+
+async def status_of(url: str, context: ssl.SSLContext) -> int:
+    """Return the status of one request."""
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=context) as answer:
+        return answer.status
+
+
+def alternative_names(path: Path) -> list[str]:
+    """Return the names that a certificate is for."""
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in names]
+
+
+async def test_two_servers_of_one_user(hub: HubProcess) -> None:
+    """Each has a key of its own, 0600 and for its node's address, runs cells over TLS, and leaves nothing behind."""
+    await hub.add_user("ada")
+    await asyncio.gather(hub.start_server("ada"), hub.start_server("ada", name="second"))
+    leases = {name: await lease_of(hub, "ada", name) for name in ("", "second")}
+    folders = {name: directory_of(lease) for name, lease in leases.items()}
+    for name, lease in leases.items():
+        assert str(lease.url).startswith(f"https://{NODE}:")
+        assert alternative_names(folders[name] / "server.crt") == [NODE]
+        assert stat.S_IMODE(folders[name].stat().st_mode) == 0o700
+        assert {stat.S_IMODE((folders[name] / file).stat().st_mode) for file in FILES} == {0o600}
+        printed = await hub.run_cell("ada", "import os; print(os.environ['JUPYTERHUB_SSL_KEYFILE'])", name)
+        assert printed.strip() == str(folders[name] / "server.key")
+    keys = {name: (folder / "server.key").read_text() for name, folder in folders.items()}
+    assert keys[""] != keys["second"]
+    on_the_hub = [path for path in certs_dir(hub).rglob("*") if path.is_file()]
+    assert not any(key in path.read_text() for key in keys.values() for path in on_the_hub)
+    assert not any(key[40:80] in hub.log_text() for key in keys.values())
+    assert not (certs_dir(hub) / "user-ada").exists()
+
+    await hub.stop_server("ada", "second")
+    assert not folders["second"].exists()
+    assert folders[""].exists()
+    await hub.stop_server("ada")
+    assert not folders[""].exists()
+
+
+async def test_only_the_hub_and_its_proxy_get_in(hub: HubProcess) -> None:
+    """Without a certificate, and with that of another user's server, the handshake fails; the Hub gets through."""
+    for user in ("bob", "eve"):
+        await hub.add_user(user)
+        await hub.start_server(user)
+    lease = await lease_of(hub, "bob")
+    api = f"{lease.url}/user/bob/api"
+    assert await status_of(api, tls.of_hub(certs_dir(hub)).client()) == 200
+
+    nameless = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    nameless.load_verify_locations(certs_dir(hub) / "hub-ca_trust.crt")
+    with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
+        await status_of(api, nameless)
+
+    evil = directory_of(await lease_of(hub, "eve"))
+    neighbour = tls.Certificates(evil / "server.key", evil / "server.crt", certs_dir(hub) / "hub-ca_trust.crt").client()
+    with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
+        await status_of(api, neighbour)
+    controller = str(json.loads((hub.directory / "run" / "agentfarm.json").read_text())["url"])
+    assert urlsplit(controller).scheme == "https"
+    with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
+        await status_of(controller, neighbour)
+    with pytest.raises((aiohttp.ClientError, OSError)):
+        await hub.http.get(api.replace("https:", "http:"))
+    for user in ("bob", "eve"):
+        await hub.stop_server(user)
+
+
+async def test_a_restarted_hub_finds_its_server(hub: HubProcess) -> None:
+    """After a SIGKILL in the middle of a start both servers are there, reached by https, usable and stoppable."""
+    for user in ("cy", "dan"):
+        await hub.add_user(user)
+    await hub.start_server("cy")
+    await hub.request_server("dan")
+
+    async def launched() -> bool:
+        return any(lease.owner == "dan" and lease.url for lease in await hub.farm.leases())
+
+    await eventually(launched, "dan's server is launched", timeout=30)
+    before = {user: (await lease_of(hub, user)).id for user in ("cy", "dan")}
+    await hub.kill()
+    await hub.start()
+    for user in ("cy", "dan"):
+        await hub.ready(user)
+        assert (await hub.run_cell(user, "print(6 * 7)")).strip() == "42"
+    assert {user: (await lease_of(hub, user)).id for user in ("cy", "dan")} == before
+    folders = [directory_of(await lease_of(hub, user)) for user in ("cy", "dan")]
+    for user in ("cy", "dan"):
+        await hub.stop_server(user)
+    assert not any(folder.exists() for folder in folders)
+
+
+async def test_the_benchmark_service_runs_a_suite(hub: HubProcess) -> None:
+    """The service reaches the Hub and the controller, starts its server, and a local client follows over TLS."""
+    client = BenchmarkClient(runtime_dir=str(hub.directory / "run"))
+    try:
+        assert client.url.startswith("https://")
+        run = await client.start("smoke")
+
+        async def over() -> Any:
+            found = await client.run(run["id"])
+            return found if found["state"] not in GOING else None
+
+        found = await eventually(over, "the run has ended", timeout=200, interval=0.5)
+    finally:
+        await client.aclose()
+    assert found["state"] == "completed", found
+
+
+async def test_pages_come_through_the_proxy(hub: HubProcess) -> None:
+    """The proxy reaches both services by https, and browsers get their pages by what the proxy listens on."""
+    for service in ("agentfarm", "benchmark"):
+        async with hub.http.get(f"{hub.url}/services/{service}/", headers=hub.headers()) as answer:
+            assert answer.status == 200, await answer.text()
+    assert "plain HTTP" not in hub.log_text()
+    assert shutil.which("configurable-http-proxy") or "node" in hub.environment["AGENTFARM_PROXY_COMMAND"]
