@@ -47,7 +47,8 @@ def decode(body: bytes, *, constants: bool = False) -> Any:
     """
     try:
         strict: dict[str, Any] = {} if constants else {"parse_constant": _refuse_constant, "parse_float": _finite}
-        data = json.loads(body, **strict)
+        # Given bytes, it would guess at UTF-16 too, and let half of a surrogate pair through.
+        data = json.loads(body.decode("utf-8"), **strict)
         if _SURROGATE.search(body):
             json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as exc:

@@ -51,7 +51,7 @@ def hub_names(c: Config) -> list[str]:
     connect_url = _host(c, "JupyterHub", "hub_connect_url")
     hosts = [connect_url or str(_get(c, "JupyterHub", "hub_connect_ip") or "") or _listens(c)]
     hosts += [host for cls in ("Spawner", "AgentFarmSpawner") if (host := _host(c, cls, "hub_connect_url"))]
-    return list(dict.fromkeys(map(_alt_name, hosts)))
+    return list(dict.fromkeys(map(alt_name, hosts)))
 
 
 def _listens(c: Config) -> str:
@@ -111,7 +111,8 @@ def _warn_of_missing_names(certificate: Path, names: list[str]) -> None:
         )
 
 
-def _alt_name(host: str) -> str:
+def alt_name(host: str) -> str:
+    """Return a host name or an address as a certificate has it: ``DNS:gpu1``, ``IP:10.0.0.11``."""
     try:
         return f"IP:{ipaddress.ip_address(host)}"
     except ValueError:

@@ -68,11 +68,14 @@ def _accounts(node: Mapping[str, Any], enforcement: Mapping[str, Any]) -> Findin
         return fail(
             check, f"no server can start: each is to run as {chosen['account']}, and noded is not root", _AS_ROOT
         )
-    if chosen.get("sandbox") == "bubblewrap" and enforcement["switches_accounts"]:
-        mend = "set 'account': '{username}' beside it in c.Inventory.isolation, or run noded as an ordinary account"
-        return fail(check, "no server can start: noded is root, and bubblewrap holds no server that is root", mend)
-    if chosen.get("sandbox", "none") != "none":
-        return ok(check, f"servers share one account and are kept apart by {chosen['sandbox']}")
+    sandbox = chosen.get("sandbox", "none")
+    if enforcement["switches_accounts"]:
+        mend = "set 'account': '{username}' in c.Inventory.isolation, or run noded as an ordinary account"
+        if sandbox == "none":
+            return fail(check, f"noded is root, and so is every server of {node['name']}: its users own the node", mend)
+        return fail(check, f"no server can start: noded is root, and {sandbox} holds no server that is root", mend)
+    if sandbox != "none":
+        return ok(check, f"servers share one account and are kept apart by {sandbox}")
     return warn(
         check,
         f"servers of {node['name']} share one account: each can read the others' homes, environment and tokens",

@@ -297,8 +297,11 @@ class UsageHandler(FarmHandler):
 
     async def get(self) -> None:
         """Tell who used how much: of everybody with the scope to read leases, otherwise of whoever asks."""
-        usage, own = self.farm.usage, None if self.principal.may(LEASES_READ) else self.principal
-        owners = [usage.of(own.name, own.groups)] if own is not None else usage.of_all()
+        usage, who = self.farm.usage, self.principal
+        if who.may(LEASES_READ):
+            owners = usage.of_all()
+        else:  # a service may have the name of a user
+            owners = [usage.of(who.name, who.groups)] if who.kind == "user" else []
         self.answer({"window_seconds": self.farm.book.usage.window_seconds, "usage": owners})
 
 

@@ -61,7 +61,8 @@ def queue_view(waiting: Iterable[Lease], may_see: MaySee, may_cancel: MaySee) ->
                 "may_cancel": may_cancel(lease),
                 "options": to_json(lease.request.options),
                 "created_at": lease.created_at,
-                "detail": lease.detail,
+                # What somebody waits for names them, when it is their quota.
+                "detail": lease.detail if seen else "",
             }
         )
     return line

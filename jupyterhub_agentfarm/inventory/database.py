@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 #: Tables of every part; a part that has some adds them at import.
 metadata = sa.MetaData()
-#: Grows when a table changes in a way that older code cannot read.
-SCHEMA_VERSION = 1
+#: Grows when a table, or a record in one, changes in a way that older code cannot read.
+SCHEMA_VERSION = 2
 #: How long a transaction waits for another process's, in seconds.
 BUSY_SECONDS = 10
 
@@ -175,6 +175,8 @@ class Database:
         _add_columns(connection)
         if found is None:
             connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+        elif found < SCHEMA_VERSION:
+            connection.execute(_schema.update().values(version=SCHEMA_VERSION))
 
     def _dispose(self) -> None:
         if self._engine is not None:

@@ -10,6 +10,7 @@ directory. A server may write into its own directory, so noded follows no link t
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -18,8 +19,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jupyterhub_agentfarm.errors import InvalidField
+from jupyterhub_agentfarm.logs import LogLine
 
 from .store import check_lease
+
+log = logging.getLogger(__name__)
 
 #: Names the directory to the server.
 DIRECTORY_VARIABLE = "AGENTFARM_SERVER_DIR"
@@ -97,6 +101,10 @@ class ServerDirectories:
                 if owner is not None:
                     os.fchown(file.fileno(), *owner)
             os.replace(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(new, dir_fd=folder)
+            raise
         finally:
             os.close(folder)
 
@@ -123,4 +131,8 @@ class ServerDirectories:
 
     def remove(self, lease: str) -> None:
         """Remove a server's directory and what is in it; one that is not there is fine."""
-        shutil.rmtree(self.path(lease), ignore_errors=True)
+        try:
+            shutil.rmtree(self.path(lease), ignore_errors=True)
+        except RecursionError:
+            # A server may nest folders deeper than this can follow; its GPUs must be given back all the same.
+            log.warning(LogLine("server's directory stays: its folders are nested too deep", lease=lease))

@@ -5,7 +5,7 @@ server. A process is such an orphan when all of this is so::
 
     its environment names a lease (AGENTFARM_LEASE_ID) that noded has neither a server nor a launch of
     its environment names this very noded (AGENTFARM_NODED): another one of the same account has servers of its own
-    it belongs to noded's account, or is in a cgroup that noded made for that lease
+    it belongs to noded's account, or is in a cgroup or scope that was made for that lease
 
 Nobody else's process is one, whatever it does; what descends from an orphan without its environment is none either.
 The controller is the one to say that a lease is nobody's: an orphan is ended when it was seen for the grace, and the
@@ -29,7 +29,8 @@ from pathlib import Path
 from jupyterhub_agentfarm.logs import LogLine
 from jupyterhub_agentfarm.protocol import Orphan
 
-from . import procfs
+from . import cgroups, procfs
+from .isolation.systemd import scope_name
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class Orphans:
 
     def _end(self, seen: _Seen) -> None:
         orphan = seen.orphan
-        if mark_of(orphan.pid) != (orphan.lease, self._mark):
+        if believed_mark(orphan.pid) != (orphan.lease, self._mark):
             return
         number = signal.SIGKILL if seen.terminated else signal.SIGTERM
         seen.terminated, facts = True, {"lease": orphan.lease, "pid": orphan.pid, "signal": number.name}
@@ -127,13 +128,13 @@ def _marked(mark: str) -> dict[tuple[int, int], str]:
     """Return the lease of every living process that this noded's servers left, by pid and start time."""
     found = {}
     for process in procfs.scan().values():
-        named = None if process.zombie or process.pid == os.getpid() else mark_of(process.pid)
+        named = None if process.zombie or process.pid == os.getpid() else believed_mark(process.pid)
         if named is not None and named[1] == mark:
             found[process.pid, process.start_ticks] = named[0]
     return found
 
 
-def mark_of(pid: int) -> tuple[str, str] | None:
+def believed_mark(pid: int) -> tuple[str, str] | None:
     """Return the lease and the noded that a process names, when noded may believe it."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
@@ -145,7 +146,13 @@ def mark_of(pid: int) -> tuple[str, str] | None:
         if not (lease and mark):
             return None
         own = Path(f"/proc/{pid}").stat().st_uid == os.getuid()
-        believed = own or f"/agentfarm/{lease}\n" in Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
+        groups = () if own else Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace").splitlines()
+        believed = own or any(group.endswith(_cgroups_of(lease)) for group in groups)
     except OSError:
         return None
     return (lease, mark) if believed else None
+
+
+def _cgroups_of(lease: str) -> tuple[str, ...]:
+    """Return what the cgroups of a lease's server end with: one that noded made, and a scope of systemd's."""
+    return f"/{cgroups.FOLDER}/{lease}", f"/{scope_name(lease)}"

@@ -26,7 +26,7 @@ from .store import Record
 
 #: A large process takes a while to end after the kernel chose it; a kill that was longer ago explains nothing.
 _OOM_SECONDS = 30.0
-#: Statuses above it say that a signal ended a process, and which.
+#: Statuses above it, as far as there are signals, say that one ended a process, and which.
 _SIGNALLED = 128
 
 
@@ -115,11 +115,11 @@ class Server:
     def _how(self) -> ServerExit:
         # The pidfd said that it ended, so this reaps it without waiting.
         returncode = None if self._child is None else self._child.wait()
-        if returncode is not None and returncode > _SIGNALLED and self.sandbox != "none":
+        if self.sandbox == "container" and returncode == OUT_OF_MEMORY and not self.stop_requested:
+            return ServerExit("oom", time.time(), None, signal.SIGKILL)
+        if returncode is not None and 0 < returncode - _SIGNALLED < signal.NSIG and self.sandbox != "none":
             # What stands around the server says with its own status that a signal ended it.
             returncode = _SIGNALLED - returncode
-        if self.sandbox == "container" and returncode == _SIGNALLED - OUT_OF_MEMORY and not self.stop_requested:
-            return ServerExit("oom", time.time(), None, signal.SIGKILL)
         code = returncode if returncode is not None and returncode >= 0 else None
         number = -returncode if returncode is not None and returncode < 0 else None
         now = time.time()

@@ -17,12 +17,12 @@ place.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..encryption import alt_name
 from ..models import Lease
 from ..noded.directories import PLACEHOLDER
 from ..services import tls
@@ -93,7 +93,7 @@ async def certify(spawner: AgentFarmSpawner, lease: Lease) -> ServerCertificate 
         return None
     node = str(lease.node)
     address = str((await spawner.watch.patiently(lambda: spawner.watch.client.node(node)))["address"])
-    names = [_alt_name(address), *await _configured_names(spawner)]
+    names = [alt_name(address), *await _configured_names(spawner)]
     authority = _authority(spawner)
     certificate = await asyncio.to_thread(issue, authority, address, list(dict.fromkeys(names)), lease.id)
     spawner.cert_paths = {
@@ -126,10 +126,3 @@ async def _configured_names(spawner: Spawner) -> list[str]:
             names = await names
     usual = ["DNS:localhost", "IP:127.0.0.1"] if spawner.ssl_alt_names_include_local else []
     return [*usual, *names]
-
-
-def _alt_name(address: str) -> str:
-    try:
-        return f"IP:{ipaddress.ip_address(address)}"
-    except ValueError:
-        return f"DNS:{address}"

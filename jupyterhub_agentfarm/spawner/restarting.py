@@ -52,7 +52,7 @@ for _outcome in RESTART_OUTCOMES:
 _NODE_FAILURES = {"node_down", "node_restarted"}
 #: A Hub that comes back answers only after it has checked its servers.
 _PATIENCE_SECONDS = 120.0
-_PAUSE_SECONDS = 0.25
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 4.0
 _REQUEST_SECONDS = 30
 _TOKEN_SECONDS = 60
 #: The Hub is busy with this server, or with too many; it will not be for ever.
@@ -154,13 +154,15 @@ async def _restart(spawner: RestartingSpawner) -> None:
 
 
 async def _asked_until_taken(spawner: RestartingSpawner) -> None:
+    pause = _PAUSE_SECONDS
     while True:
         if not spawner.pending:
             if spawner.name not in spawner.user.orm_spawners:
                 raise NotRestarted("the server was deleted")
             if await _asked(spawner):
                 return
-        await asyncio.sleep(_PAUSE_SECONDS)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        await asyncio.sleep(pause)
 
 
 async def _asked(spawner: RestartingSpawner) -> bool:
@@ -168,7 +170,10 @@ async def _asked(spawner: RestartingSpawner) -> bool:
     user = spawner.user
     scope = f"servers!server={user.name}/{spawner.name}"
     note = f"Restart of {spawner.called} after its node failed"
-    token = user.new_api_token(note=note, expires_in=_TOKEN_SECONDS, scopes=[scope])
+    try:
+        token = user.new_api_token(note=note, expires_in=_TOKEN_SECONDS, scopes=[scope])
+    except ValueError as exc:
+        raise NotRestarted("its user may not start servers (any more)") from exc
     path = f"servers/{quote(spawner.name, safe='')}" if spawner.name else "server"
     url = f"{spawner.hub.api_url.rstrip('/')}/users/{quote(user.name, safe='')}/{path}"
     try:

@@ -172,7 +172,7 @@ class AgentFarmSpawner(CertifiedSpawner, HubWorkarounds, RestartingSpawner, Spaw
         """The Hub's one watch; it lives in the Hub's settings."""
         settings = self.user.settings
         if _WATCH not in settings:
-            settings[_WATCH] = LeaseWatch(config=self.config, log=self.log, db=self.user.db)
+            settings[_WATCH] = LeaseWatch(config=self.config, log=self.log, db=self.user.db, settings=settings)
             settings[_WATCH].open()
         watch: LeaseWatch = settings[_WATCH]
         return watch

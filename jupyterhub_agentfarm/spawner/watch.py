@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from traitlets import Any as AnyTrait
-from traitlets import Instance, default
+from traitlets import Dict, Instance, default
 from traitlets.config import LoggingConfigurable
 
 from ..controller.client import FarmClient
@@ -35,6 +35,7 @@ from ..records import from_json
 from ..tasks import OwnedTasks
 from ..traitlets import Seconds
 from .orphans import orphans
+from .reviving import look_after_controller
 
 T = TypeVar("T")
 
@@ -72,6 +73,7 @@ class LeaseWatch(LoggingConfigurable):
         "Smaller: users learn sooner that it is down. Larger: its restart costs no start. Seconds.",
     ).tag(config=True)
     client = Instance(FarmClient)
+    settings = Dict(help="The Hub's settings.")
     db = AnyTrait(help="The Hub's database session; None in tests: no lease is taken for an orphan.")
 
     @default("client")
@@ -276,11 +278,19 @@ class LeaseWatch(LoggingConfigurable):
                 except Exception:  # the loop's edge: a watch that stopped would never see a server's end again
                     self.log.exception("the controller's events could not be followed")
                 self.connected = False
+                await self._look_after_controller()
                 await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads reconnections, no secret
                 pause = min(pause * 2, self.retry_max_seconds)
         finally:
             self.connected = False
             await self.client.aclose()
+
+    async def _look_after_controller(self) -> None:
+        try:
+            async with asyncio.timeout(self.retry_max_seconds):
+                await look_after_controller(self.settings)
+        except TimeoutError:
+            self.log.warning("the Hub did not get the controller's service started within %g s", self.retry_max_seconds)
 
     def _handle(self, event: str, data: Any) -> None:
         if event == "snapshot":

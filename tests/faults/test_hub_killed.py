@@ -19,7 +19,7 @@ from waiting import eventually
 MANY = 100
 PROXY_GIVES_UP = "published 0, not met: configurable-http-proxy gives a silent node 11 s"
 #: Seconds until all is settled after a SIGKILL of a process that the acceptance test does not name.
-LIMITS = {"controller": (60, "JupyterHub looks after its services every 30 s"), "noded": (30, "")}
+LIMITS = {"controller": (30, ""), "noded": (30, "")}
 #: Seconds for which one node of four cannot be reached while the Hub comes back.
 UNREACHABLE_SECONDS = 60
 

@@ -114,8 +114,8 @@ async def test_the_line(farm: FaultFarm, figure: Callable[..., bool]) -> None:
     await eventually(lambda: [_last(shown[user]) for user in waiting] == [1, 2, 3, 4, 5], "five pages show it", 10)
     begun = time.monotonic()
 
-    status, _ = await farm.hub.api("DELETE", f"/users/{waiting[0]}/server")
     cancelled_at = time.monotonic()
+    status, _ = await farm.hub.api("DELETE", f"/users/{waiting[0]}/server")
     assert status in (202, 204)
     await eventually(lambda: [_last(shown[user]) for user in waiting[1:]] == [1, 2, 3, 4], "the others move up", 10)
     moved = max(at for user in waiting[1:] for at, _ in shown[user][-1:]) - cancelled_at

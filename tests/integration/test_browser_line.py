@@ -34,6 +34,11 @@ async def test_a_request_is_cancelled_on_the_page(tmp_path: Path) -> None:
         expect, rows = playwright.expect, page.locator("#line tr")
         await expect(page.locator("#line button")).to_have_count(3)
         await expect(rows.nth(0)).to_contain_text("bob")
+        await page.evaluate(
+            "for (const each of document.querySelectorAll('#line button, #nodes .card')) each.id ||= 'old'"
+        )
+        await expect(page.locator("#nodes .card#old")).to_have_count(0, timeout=20_000)  # its node has reported
+        assert await page.locator("#line button#old").count() == 3  # one that is replaced while pressed is not pressed
         await page.get_by_role("button", name="Cancel the request of bob").click()
         for position, owner in ((1, "eve"), (2, "joe")):
             await expect(rows.nth(position - 1)).to_contain_text(owner, timeout=2_000)

@@ -47,7 +47,7 @@ async def test_servers_outlive_noded_sshd_and_the_controller() -> None:
         controller = the_controller(hub)
         controller.send_signal(signal.SIGKILL)
         await answers(hub)
-        await eventually(lambda: another_controller(hub, controller.pid), "the Hub starts a new controller", timeout=30)
+        await eventually(lambda: another_controller(hub, controller.pid), "the Hub starts a new controller", timeout=10)
         await eventually(lambda: ready(hub), "the new controller reaches n1", timeout=30, interval=0.1)
 
         after = await only_lease(hub)

@@ -3,9 +3,7 @@
 The system is there and cannot be written to. Other homes, noded's state and other servers' directories are covered by
 empty ones. bwrap runs as the server's account, in a user namespace, and never as root. It stays as the parent of the
 sandbox and passes no signals on: who ends the server signals :func:`inner`.
-
-Where servers share noded's account, each owner's home is a directory of its own, ``agentfarm-homes/OWNER`` in the
-account's home, and shows at the home's usual place.
+Whose home is whose says :mod:`.homes`.
 """
 
 from __future__ import annotations
@@ -14,20 +12,17 @@ import os
 import shutil
 import stat
 import subprocess
-import urllib.parse
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from .. import procfs
-from ..listening import failed
 from .devices import gpu_nodes
+from .homes import home_of
 from .layers import Launch, Wrapped
 from .refusals import no_sandbox
 
 #: What a trial may take, in seconds.
 TRIAL_SECONDS = 5.0
-#: Where homes lie when servers share an account, in the account's home.
-HOMES = "agentfarm-homes"
 
 _NOBODY = 65534
 _HIDDEN = ("/home", "/root", "/run/user", "/var/tmp")  # noqa: S108 - to cover it
@@ -98,9 +93,14 @@ class Bubblewrap:
         home = Path(account.home)
         covered = self._covered(home, account.own)
         inside = [word for path in covered for word in ("--tmpfs", str(path))]
-        inside += ["--bind", str(self._home(launch)), str(home)]
-        for folder in _program_folders(launch.spec.command[0], home, covered):
+        inside += ["--bind", str(home_of(launch)), str(home)]
+        shown = _program_folders(launch.spec.command[0], home, covered)
+        for folder in shown:
             inside += ["--ro-bind", str(folder), str(folder)]
+        for hidden in self._hidden:
+            # As ~/.local/state below a program of ~/.local/bin: noded's socket obeys whoever reaches it.
+            if hidden.is_dir() and any(hidden.is_relative_to(folder) for folder in shown):
+                inside += ["--tmpfs", str(hidden)]
         inside += ["--bind", str(launch.directory), str(launch.directory)]
         for node in gpu_nodes(launch.minors, self._devices):
             inside += ["--dev-bind", str(node), f"/dev/{node.name}"]
@@ -127,19 +127,6 @@ class Bubblewrap:
             if path.is_dir() and not any(path.is_relative_to(other) for other in (_TMP, *covered)):
                 covered.append(path)
         return covered
-
-    def _home(self, launch: Launch) -> Path:
-        home = Path(launch.account.home)
-        if not launch.account.own:
-            return home
-        name = urllib.parse.quote(launch.spec.owner, safe="").replace(".", "%2E")
-        if not 0 < len(name) < 256:
-            raise failed(
-                f"the Hub user {launch.spec.owner[:64]!r} can have no home in a sandbox; set isolation.account"
-            )
-        folder = home / HOMES / name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
 
 
 def _open_to_all(folder: Path) -> bool:

@@ -8,7 +8,7 @@
 
 The image must be on the node (nothing is pulled), and have a Python with jupyterhub-agentfarm[server]; the node's
 `server_python` is its path there. The container shares the node's network and binds its port itself. It has the
-account's home and the server's private directory at their usual places, no capabilities, and no restart policy.
+server's home (:mod:`.homes`) and its private directory at their usual places, no capabilities, and no restart policy.
 
 The lease is in the container's configuration: by it, and by the account's id, noded knows the container's processes.
 """
@@ -30,6 +30,8 @@ from jupyterhub_agentfarm.isolation import Engine, ResourceLimits
 
 from ..orphans import NODED_VARIABLE
 from ..procfs import MARKER
+from .devices import is_simulated
+from .homes import home_of
 from .layers import Launch, Wrapped
 from .minding import ENVIRONMENT
 from .refusals import no_sandbox
@@ -124,8 +126,9 @@ class Containers:
         options += [f"--env={name}={value}" for name, value in _marks(launch).items()]
         # The container's ids would be those of a range of the account's otherwise.
         options += ["--userns=keep-id"] if rootless else []
-        options += [_mount(account.home), _mount(str(launch.directory)), f"--workdir={launch.cwd}"]
-        return options + _limits(spec.limits) + _gpus(engine, tuple(launch.minors))
+        options += [_mount(_home(launch), account.home), _mount(str(launch.directory)), f"--workdir={launch.cwd}"]
+        gpus = tuple(gpu for gpu in spec.gpus if not is_simulated(gpu))
+        return options + _limits(spec.limits) + _gpus(engine, gpus)
 
     def release(self, lease: str) -> None:
         """Remove what is left of a lease's container."""
@@ -195,9 +198,18 @@ def _gpus(engine: Engine, uuids: tuple[str, ...]) -> list[str]:
     return [f"--gpus={_quoted('device=' + ','.join(uuids))}"]
 
 
-def _mount(path: str) -> str:
+def _home(launch: Launch) -> str:
+    home = home_of(launch)
+    if launch.account.own and launch.directory.is_relative_to(launch.account.home):
+        # An engine would make the place for the server's directory itself, as root.
+        inner = home / launch.directory.relative_to(launch.account.home)
+        inner.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(home)
+
+
+def _mount(source: str, target: str = "") -> str:
     # A field of its own each, so that a comma in a path stays one.
-    return f"--mount={_quoted('type=bind', f'source={path}', f'target={path}')}"
+    return f"--mount={_quoted('type=bind', f'source={source}', f'target={target or source}')}"
 
 
 def _quoted(*fields: str) -> str:

@@ -24,6 +24,11 @@ CONTROL_DEVICES = (
 )
 
 
+def is_simulated(gpu: str) -> bool:
+    """Return whether a UUID is that of a GPU that does not exist."""
+    return gpu.startswith("GPU-sim-")
+
+
 def gpu_nodes(minors: Mapping[str, int], folder: Path = Path("/dev")) -> list[Path]:
     """Return the device nodes that leased GPUs need, those of them that exist; none for no GPU."""
     if not minors:

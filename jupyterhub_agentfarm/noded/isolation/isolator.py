@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from jupyterhub_agentfarm.isolation import Enforcement, Sandbox
+from jupyterhub_agentfarm.logs import LogLine
 from jupyterhub_agentfarm.models import LaunchSpec
 
 from .. import cgroups
 from . import accounts, limits
 from .bubblewrap import Bubblewrap
 from .container import Containers
+from .devices import is_simulated
 from .layers import Account, Confined, Launch, Limiting, Placed, Sandboxing, Wrapped
 from .refusals import no_device, no_sandbox
 
@@ -105,13 +107,8 @@ class Isolator:
             A layer that was chosen cannot be given.
         """
         minors = self._minors(spec.gpus)
-        unknown = [gpu for gpu in spec.gpus if gpu not in minors and not is_simulated(gpu)]
-        cwd = _cwd(spec, account)
-        launch = Launch(spec, account, environment, directory, cwd, minors, not unknown, socket_fd)
-        if unknown and spec.isolation.sandbox == "bubblewrap":
-            raise no_device(unknown[0])
-        if unknown and self._limiter.devices:
-            log.warning("%s: %s, whose device node NVML does not name, so no GPU is kept away", spec.lease, unknown[0])
+        known = self._knows_devices(spec, minors)
+        launch = Launch(spec, account, environment, directory, _cwd(spec, account), minors, known, socket_fd)
         wrapped = self._wrapped(launch)
         placed = Placed() if wrapped.limited else self._limiter.place(launch)
         private = not account.own or spec.isolation.sandbox != "none"
@@ -124,6 +121,15 @@ class Isolator:
             umask=PRIVATE_UMASK if private else None,
             socket_fd=socket_fd,
         )
+
+    def _knows_devices(self, spec: LaunchSpec, minors: Mapping[str, int]) -> bool:
+        """Return whether every leased GPU's device node is known; refuse where it must be."""
+        unknown = [gpu for gpu in spec.gpus if gpu not in minors and not is_simulated(gpu)]
+        if unknown and spec.isolation.sandbox == "bubblewrap":
+            raise no_device(unknown[0])
+        if unknown and self._limiter.devices:
+            log.warning(LogLine("no GPU is kept away: NVML names no device node", lease=spec.lease, gpu=unknown[0]))
+        return not unknown
 
     def _wrapped(self, launch: Launch) -> Wrapped:
         name = launch.spec.isolation.sandbox
@@ -157,11 +163,6 @@ class Isolator:
         for name, sandbox in self._sandboxes.items():
             if self._why_not[name] is None:
                 sandbox.sweep(mark, leases)
-
-
-def is_simulated(gpu: str) -> bool:
-    """Return whether a UUID is that of a GPU that does not exist."""
-    return gpu.startswith("GPU-sim-")
 
 
 def _cwd(spec: LaunchSpec, account: Account) -> str:

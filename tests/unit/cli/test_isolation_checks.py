@@ -20,6 +20,7 @@ WEAK = Enforcement(
 )
 PLAIN = Enforcement("cgroup2", sandboxes=("none", "bubblewrap"))
 BY_NAME, SANDBOXED = Isolation(account="{username}"), Isolation(sandbox="bubblewrap")
+IN_CONTAINERS = Isolation(sandbox="container", image="lab")
 BOTH = Isolation(account="{username}", sandbox="bubblewrap")
 
 
@@ -42,7 +43,9 @@ def node(node_view: Any) -> Any:
         (STRONG, SANDBOXED, {"limits": "ok", "accounts": "fail", "sandbox": "ok"}),
         (STRONG, BOTH, {"limits": "ok", "accounts": "ok", "sandbox": "ok"}),
         (PLAIN, SANDBOXED, {"limits": "ok", "accounts": "ok", "sandbox": "ok"}),
-        (STRONG, Isolation(), {"limits": "ok", "accounts": "warn", "GPU devices": "ok"}),
+        (STRONG, IN_CONTAINERS, {"limits": "ok", "accounts": "fail", "sandbox": "fail"}),
+        (PLAIN, Isolation(), {"limits": "ok", "accounts": "warn", "GPU devices": "warn"}),
+        (STRONG, Isolation(), {"limits": "ok", "accounts": "fail", "GPU devices": "ok"}),
         (WEAK, Isolation(), {"limits": "warn", "accounts": "warn", "GPU devices": "warn"}),
         (WEAK, BY_NAME, {"limits": "warn", "accounts": "fail", "GPU devices": "warn"}),
         (WEAK, SANDBOXED, {"limits": "warn", "accounts": "ok", "sandbox": "fail"}),
@@ -61,6 +64,8 @@ def test_the_sentences_say_what_is_open_and_why(node: Any) -> None:
     said = {finding.check: finding.message for finding in check_isolation(node(WEAK, Isolation()))}
     assert said["node gpu01: limits"] == "Limits hold for single processes only: systemd does not run here"
     assert said["node gpu01: accounts"].startswith("servers of gpu01 share one account: each can read the others'")
+    root = {finding.check: finding.message for finding in check_isolation(node(STRONG, Isolation()))}
+    assert root["node gpu01: accounts"].startswith("noded is root, and so is every server of gpu01")
     why = "No bubblewrap: bwrap is not installed; install the package bubblewrap"
     sandbox = [finding.message for finding in check_isolation(node(WEAK, SANDBOXED)) if "sandbox" in finding.check]
     assert sandbox == [f"no server can start: bubblewrap is chosen. {why}"]

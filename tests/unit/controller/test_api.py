@@ -211,6 +211,8 @@ async def test_bodies_are_bounded_and_declared(farm: Controller) -> None:
         (headers | {"Content-Type": "text/plain"}, b"{}", 415, "content_type"),
         (headers | {"Content-Type": "application/x-www-form-urlencoded"}, b"reason=x", 415, "content_type"),
         (json_headers | {"Content-Type": "Application/JSON; charset=utf-8"}, b'{"reason": "\\ud800"}', 400, "invalid"),
+        (json_headers, b'{"reason": "\xed\xa0\x80"}', 400, "invalid"),
+        (json_headers, '{"reason": "\\ud800"}'.encode("utf-16"), 400, "invalid"),
         (json_headers, b'{"deadline_seconds": NaN}', 400, "invalid"),
         (json_headers, b'{"deadline_seconds": 1e999}', 400, "invalid"),
         (json_headers, b'{"deadline_seconds": 1' + b"0" * 400 + b"}", 400, "invalid"),

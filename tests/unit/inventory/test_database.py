@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from jupyterhub_agentfarm.errors import ConfigError, FarmUnavailable
-from jupyterhub_agentfarm.inventory.database import Database, parse_url
+from jupyterhub_agentfarm.inventory.database import SCHEMA_VERSION, Database, parse_url
 from jupyterhub_agentfarm.inventory.store import added_nodes, node_marks
 from jupyterhub_agentfarm.placement.lease_store import leases
 
@@ -123,6 +123,18 @@ async def test_a_column_that_came_later_is_added(tmp_path: Path) -> None:
         async with opened(path) as database:
             rows = await database.run(lambda c: c.execute(sa.select(leases.c.owner, leases.c.end)).all())
             assert [tuple(row) for row in rows] == [("ada", None)]
+
+
+async def test_an_older_schema_becomes_this_one(tmp_path: Path) -> None:
+    """What this version wrote into a database, the older one that made it refuses to read."""
+    async with opened(tmp_path / "a.sqlite") as database:
+        older = sa.text("UPDATE schema_version SET version = version - 1")
+        await database.run(lambda connection: connection.execute(older))
+    async with opened(tmp_path / "a.sqlite") as database:
+        found = await database.run(
+            lambda connection: connection.execute(sa.text("SELECT version FROM schema_version")).all()
+        )
+    assert [tuple(row) for row in found] == [(SCHEMA_VERSION,)]
 
 
 @pytest.mark.parametrize("url", ["", "/var/lib/agentfarm.sqlite", "mysql://u:s3cret@h/d", "sqlite:s3cret"])

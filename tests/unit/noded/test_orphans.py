@@ -15,8 +15,8 @@ import pytest
 from noded_process import NodedProcess, running_noded
 from waiting import eventually
 
-from jupyterhub_agentfarm.noded import procfs
-from jupyterhub_agentfarm.noded.orphans import NODED_VARIABLE, Orphans, noded_mark
+from jupyterhub_agentfarm.noded import cgroups, procfs
+from jupyterhub_agentfarm.noded.orphans import NODED_VARIABLE, Orphans, believed_mark, noded_mark
 
 #: Not a short name as other tests use: noded ends whatever of its account names the lease of a server that ended.
 LOST, OWN = uuid.uuid4().hex, uuid.uuid4().hex
@@ -136,3 +136,29 @@ async def test_a_reused_pid_is_not_signalled(monkeypatch: pytest.MonkeyPatch) ->
         assert child.poll() is None
         orphans._end_old()
         await ended(child)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="accounts: only root can start a process as another account")
+@pytest.mark.parametrize(
+    ("folder", "believed"),
+    [("agentfarm/{lease}", True), ("agentfarm-{lease}.scope", True), ("agentfarm/{lease}0", False), ("", False)],
+)
+def test_another_accounts_process_is_believed_by_its_cgroup(folder: str, believed: bool) -> None:
+    """What it says of itself counts in the cgroup, or systemd's scope, of that very lease, and nowhere else."""
+    found = cgroups.hierarchies()
+    tree = next((found[name] for name in ("v2", "pids") if name in found and os.access(found[name], os.W_OK)), None)
+    if tree is None:
+        pytest.skip("cgroups: none can be made here")
+    lease = uuid.uuid4().hex
+    place = tree / folder.format(lease=lease)
+    child = subprocess.Popen(["sleep", "60"], env={procfs.MARKER: lease, NODED_VARIABLE: "mark"}, user=65534)
+    try:
+        if folder:
+            place.mkdir(parents=True)
+            (place / "cgroup.procs").write_text(str(child.pid), "ascii")
+        assert believed_mark(child.pid) == ((lease, "mark") if believed else None)
+    finally:
+        child.kill()
+        child.wait()
+        if folder:
+            place.rmdir()

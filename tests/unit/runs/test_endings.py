@@ -212,7 +212,8 @@ async def test_the_submitter_may_disappear(server: Server) -> None:
     head = (
         f"POST {server.runs_url().split(host + ':' + port)[1]} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}"
     )
-    writer.write(f"{head}\r\nAuthorization: token a-token-of-the-tests\r\n\r\n".encode() + body)
+    head += "\r\nContent-Type: application/json\r\nAuthorization: token a-token-of-the-tests"
+    writer.write(f"{head}\r\n\r\n".encode() + body)
     await writer.drain()
     writer.close()
 

@@ -208,6 +208,22 @@ async def test_a_hub_that_refuses_is_not_asked_again(farm: FarmDouble, hub: Any,
     await eventually(lambda: counted("failed") == failed + 1, "it is given up")
 
 
+async def test_whose_user_may_not_start_servers_is_not_started_again(farm: FarmDouble, hub: Any, api: HubApi) -> None:
+    """A user whose role was taken away meanwhile gets no server by the restart, which is counted as failed."""
+    lease, failed = await started(api, OPTIONS), counted("failed")
+    user = hub.users["user"].orm_user
+    roles = list(user.roles)
+    user.roles = []
+    hub.db.commit()
+    try:
+        fails(farm, lease)
+        await eventually(lambda: counted("failed") == failed + 1, "it is given up")
+    finally:
+        user.roles = roles
+        hub.db.commit()
+    assert len(farm.orders) == 1
+
+
 # ---- what the user is told ---------------------------------------------------------------------------------------
 
 

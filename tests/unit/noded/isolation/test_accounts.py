@@ -6,6 +6,8 @@ import os
 import pwd
 import secrets
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,14 @@ from hypothesis import strategies as st
 from noded_process import NodedError, NodedProcess, running_noded
 from waiting import eventually
 
-from jupyterhub_agentfarm.errors import LaunchFailed
+from jupyterhub_agentfarm.errors import AgentFarmError, LaunchFailed
 from jupyterhub_agentfarm.isolation import Isolation
 from jupyterhub_agentfarm.models import LaunchSpec
 from jupyterhub_agentfarm.noded import procfs
 from jupyterhub_agentfarm.noded.directories import ServerDirectories
 from jupyterhub_agentfarm.noded.isolation import accounts
+from jupyterhub_agentfarm.noded.notices import put_notice
+from jupyterhub_agentfarm.protocol import NOTICE_FILE, Notice
 
 from .conftest import PYTHON, Pair, remove_account
 
@@ -210,6 +214,32 @@ async def test_a_server_gets_nothing_of_another_account(pair: Pair) -> None:
         ["listing", "denied"],
         ["signal", "got"],
     ]
+
+
+def test_folders_nested_without_end_keep_nothing_from_being_given_back(tmp_path: Path) -> None:
+    """A server that nests folders deeper than Python follows cannot make the end of itself fail."""
+    directories = ServerDirectories(tmp_path / "run")
+    folder = os.open(directories.create("a", {}), os.O_RDONLY)
+    for _ in range(2 * sys.getrecursionlimit()):
+        os.mkdir("d", dir_fd=folder)
+        inner = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    try:
+        directories.remove("a")
+    finally:
+        subprocess.run(["rm", "-rf", str(tmp_path / "run")], check=True, timeout=30)
+
+
+def test_a_server_that_is_in_the_way_of_its_notice_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Where the server put a folder of that name, the notice is refused with a sentence, and no part of it stays."""
+    directories = ServerDirectories(tmp_path / "run")
+    folder = directories.create("a", {})
+    (folder / NOTICE_FILE).mkdir()
+    with pytest.raises(AgentFarmError, match="does not take a notice"):
+        put_notice(directories, "a", Notice("n1 is drained", 1.0))
+    assert [path.name for path in folder.iterdir()] == [NOTICE_FILE]
 
 
 def test_the_way_to_the_directories_is_open_whatever_nodeds_umask(tmp_path: Path) -> None:

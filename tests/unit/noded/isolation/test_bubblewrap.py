@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pwd
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,7 +20,7 @@ from jupyterhub_agentfarm.errors import LaunchFailed
 from jupyterhub_agentfarm.isolation import Isolation
 from jupyterhub_agentfarm.models import LaunchSpec
 from jupyterhub_agentfarm.noded import cgroups, procfs
-from jupyterhub_agentfarm.noded.isolation import accounts, bubblewrap
+from jupyterhub_agentfarm.noded.isolation import accounts, bubblewrap, homes
 from jupyterhub_agentfarm.noded.isolation.bubblewrap import Bubblewrap
 from jupyterhub_agentfarm.noded.isolation.isolator import Isolator
 from jupyterhub_agentfarm.noded.isolation.layers import Account, Launch
@@ -164,7 +166,8 @@ async def test_without_bwrap_around_it_the_rest_is_ended(pair: Pair) -> None:
     ("program", "cause", "number"),
     [
         ("import os; os.kill(os.getpid(), 9)", "signal", 9),
-        ("raise SystemExit(3)", "exited", None),
+        # More than 128, and no signal's.
+        ("raise SystemExit(200)", "exited", None),
         pytest.param(HOG, "oom", 9, marks=needs_version1),
     ],
 )
@@ -176,7 +179,7 @@ async def test_how_the_server_ended_is_known(pair: Pair, program: str, cause: st
         assert noded.client
         (ended,) = await eventually(lambda: noded.client.exits, "the server ends")
     assert (ended["exit"]["cause"], ended["exit"]["signal"]) == (cause, number)
-    assert ended["exit"]["code"] == (3 if cause == "exited" else None)
+    assert ended["exit"]["code"] == (200 if cause == "exited" else None)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="bwrap: needs root, to refuse it")
@@ -266,13 +269,13 @@ def test_owners_that_share_an_account_have_homes_of_their_own(
     for owner in ("ada", "../bob", "ada"):
         launch = launch_of(shared, directory, program, owner)
         wrapping.wrap(launch)
-        homes = Path(ada.home) / bubblewrap.HOMES
-        for folder in (homes, *homes.iterdir()):
+        folders = Path(ada.home) / homes.HOMES
+        for folder in (folders, *folders.iterdir()):
             os.chown(folder, ada.uid, ada.gid)
         seen.append(run(shared, launch, wrapping))
     # The server's directory is in the home here, and with it what it is in.
     assert seen == [["['server']", "None"], ["['server']", "None"], ["['mine', 'server']", "None"]]
-    assert sorted(folder.name for folder in homes.iterdir()) == ["%2E%2E%2Fbob", "ada"]
+    assert sorted(folder.name for folder in folders.iterdir()) == ["%2E%2E%2Fbob", "ada"]
     with pytest.raises(LaunchFailed, match="can have no home"):
         wrapping.wrap(launch_of(shared, directory, program, ""))
 
@@ -316,3 +319,31 @@ def test_a_python_environment_among_homes_is_shown(tmp_path: Path) -> None:
     assert bubblewrap._program_folders("python3", home, covered) == []
     assert bubblewrap._program_folders(str(tmp_path / "homes/ada/x"), home, covered) == []
     assert bubblewrap._program_folders("/usr/bin/python3", home, covered) == []
+
+
+def test_nodeds_state_beside_the_program_stays_hidden(
+    ada: Account, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of ~/.local/bin brings ~/.local into the sandbox, and not noded's socket in ~/.local/state."""
+    shared = Account(ada.name, ada.uid, ada.gid, ada.home, ada.shell, ada.groups, own=True)
+    monkeypatch.setattr(os, "geteuid", lambda: ada.uid)
+    local, state = Path(ada.home) / ".local", Path(ada.home) / ".local/state/agentfarm"
+    for folder in (local / "bin", local / "lib/python3.11", state):
+        folder.mkdir(parents=True)
+    (state / "noded.sock").touch()
+    (local / "bin/show").write_text("#!/bin/sh\nls ~/.local/lib ~/.local/state/agentfarm\n")
+    (local / "bin/show").chmod(0o755)
+    launch = launch_of(shared, directory, "", "carol")
+    launch = dataclasses.replace(launch, spec=dataclasses.replace(launch.spec, command=(str(local / "bin/show"),)))
+    wrapping = Bubblewrap((state / "run", state))
+    wrapping.wrap(launch)  # makes the home, which is root's here
+    own = Path(ada.home) / homes.HOMES / "carol"
+    for folder in (own.parent, own):
+        os.chown(folder, ada.uid, ada.gid)
+    try:
+        seen = run(shared, launch, wrapping)
+    finally:
+        for folder in (own, local):
+            shutil.rmtree(folder)
+    assert "python3.11" in seen
+    assert "noded.sock" not in seen

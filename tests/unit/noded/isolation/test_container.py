@@ -18,7 +18,7 @@ from waiting import eventually
 from jupyterhub_agentfarm.errors import LaunchFailed
 from jupyterhub_agentfarm.isolation import Engine, Isolation, ResourceLimits
 from jupyterhub_agentfarm.models import LaunchSpec
-from jupyterhub_agentfarm.noded.isolation import minding
+from jupyterhub_agentfarm.noded.isolation import homes, minding
 from jupyterhub_agentfarm.noded.isolation.container import Containers
 from jupyterhub_agentfarm.noded.isolation.layers import Account, Launch
 
@@ -112,10 +112,15 @@ def test_what_every_container_has(engine: Engine, recorded: Recorded) -> None:
 
 def test_gpus_by_uuid(recorded: Recorded) -> None:
     """Docker's runtime and Podman's CDI are each told the leased UUIDs, and only those."""
-    minors = {"GPU-aaaa": 0, "GPU-bbbb": 3}
-    assert '--gpus="device=GPU-aaaa,GPU-bbbb"' in options(a_launch("docker", minors=minors), recorded)
-    assert "--gpus=device=GPU-aaaa" in options(a_launch("docker", minors={"GPU-aaaa": 0}), recorded)
-    given = options(a_launch("podman", minors=minors), recorded)
+
+    def leasing(engine: Engine, *gpus: str) -> Launch:
+        return a_launch(engine, spec=replace(a_launch(engine).spec, gpus=gpus))
+
+    both = ("GPU-aaaa", "GPU-sim-0", "GPU-bbbb")
+    assert '--gpus="device=GPU-aaaa,GPU-bbbb"' in options(leasing("docker", *both), recorded)
+    assert "--gpus=device=GPU-aaaa" in options(leasing("docker", "GPU-aaaa"), recorded)
+    assert "--env=NVIDIA_VISIBLE_DEVICES=void" in options(leasing("docker", "GPU-sim-0"), recorded)
+    given = options(leasing("podman", *both), recorded)
     assert [word for word in given if "nvidia" in word] == [
         "--device=nvidia.com/gpu=GPU-aaaa",
         "--device=nvidia.com/gpu=GPU-bbbb",
@@ -137,6 +142,20 @@ def test_odd_paths_stay_paths(recorded: Recorded) -> None:
     account = replace(a_launch().account, home="/home/a,readonly,source=/etc")
     given = options(a_launch(account=account), recorded)
     assert '--mount=type=bind,"source=/home/a,readonly,source=/etc","target=/home/a,readonly,source=/etc"' in given
+
+
+def test_owners_that_share_an_account_have_homes_of_their_own(recorded: Recorded, tmp_path: Path) -> None:
+    """On noded's own account a server does not get that account's home, where noded's socket and all keys are."""
+    shared = replace(a_launch().account, home=str(tmp_path), own=True)
+    directory = tmp_path / ".local/state/agentfarm/run/l1"
+    given = options(a_launch(account=shared, directory=directory), recorded)
+    home = tmp_path / homes.HOMES / "ada"
+    assert [word for word in given if word.startswith("--mount")] == [
+        f"--mount=type=bind,source={home},target={tmp_path}",
+        f"--mount=type=bind,source={directory},target={directory}",
+    ]
+    # Else the engine, as root, would make the place that the directory is mounted at.
+    assert (home / ".local/state/agentfarm/run/l1").is_dir()
 
 
 def test_the_environment_is_on_no_command_line(recorded: Recorded) -> None:

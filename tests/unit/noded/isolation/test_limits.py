@@ -158,7 +158,7 @@ async def test_a_gpu_without_a_known_device_node_is_leased_all_the_same(nvml: Fa
     nvml.set(gpu0__minor=None)
     async with running_noded(env=nvml.environment) as noded:
         await noded.launch("a", gpus=["GPU-aaaa"])
-        assert ("whose device node NVML does not name" in noded.log) == (version1() is None)
+        assert ("no GPU is kept away: NVML names no device node" in noded.log) == (version1() is None)
 
 
 @needs_version1
