@@ -1,11 +1,14 @@
 """Which local account a server runs as, and making one.
 
 A Hub name can hold anything. It is put into the admin's template, and only a result that is a name of an ordinary
-account passes: never root, never an account of the system, never a name that a program could read as something else.
+account passes: never root, never an account of the system, never a member of a group like sudo or docker, never a name
+that a program could read as something else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import os
 import pwd
 import re
@@ -30,6 +33,10 @@ _NOBODY = {65534, 2**16 - 1, 2**32 - 1, 2**32 - 2}
 #: Accounts of directory services have dots, capitals and domains; digits alone would be an id.
 _EXISTING = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 _CREATED = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+#: Groups whose members are as good as root.
+PRIVILEGED = frozenset(
+    {"root", "sudo", "wheel", "admin", "docker", "podman", "lxd", "incus", "libvirt", "disk", "shadow"}
+)
 _making = threading.Lock()
 
 
@@ -94,7 +101,20 @@ def _checked(found: pwd.struct_passwd, name: str) -> pwd.struct_passwd:
     least = uid_min()
     if found.pw_uid < least or found.pw_uid in _NOBODY or found.pw_gid == 0:
         raise _refused(f"names {name}, an account of the system (id {found.pw_uid}; ordinary ones begin at {least})")
+    if powers := PRIVILEGED & _groups_of(found):
+        # An admin's own account must not become that of whoever signs up under its name.
+        raise _refused(
+            f"names {name}, a member of {', '.join(sorted(powers))}; choose a template as 'hub-{{username}}'"
+        )
     return found
+
+
+def _groups_of(found: pwd.struct_passwd) -> set[str]:
+    names = set()
+    for gid in os.getgrouplist(found.pw_name, found.pw_gid):
+        with contextlib.suppress(KeyError):  # a group without a name gives no power here
+            names.add(grp.getgrgid(gid).gr_name)
+    return names
 
 
 def _make(name: str) -> pwd.struct_passwd:

@@ -26,6 +26,8 @@ TRIAL_SECONDS = 5.0
 
 _NOBODY = 65534
 _HIDDEN = ("/home", "/root", "/run/user", "/var/tmp")  # noqa: S108 - to cover it
+#: Who reaches one of these is as good as root, and noded's account may be one that does.
+_ENGINE_SOCKETS = tuple(map(Path, ("/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock")))
 #: No --die-with-parent: servers outlive noded.
 _SPACES = ("--unshare-pid", "--unshare-ipc", "--new-session")
 _TMP = Path("/tmp")  # noqa: S108 - the sandbox's own
@@ -101,6 +103,8 @@ class Bubblewrap:
             # As ~/.local/state below a program of ~/.local/bin: noded's socket obeys whoever reaches it.
             if hidden.is_dir() and any(hidden.is_relative_to(folder) for folder in shown):
                 inside += ["--tmpfs", str(hidden)]
+        for engine in filter(Path.exists, _ENGINE_SOCKETS):
+            inside += ["--ro-bind", "/dev/null", str(engine)]
         inside += ["--bind", str(launch.directory), str(launch.directory)]
         for node in gpu_nodes(launch.minors, self._devices):
             inside += ["--dev-bind", str(node), f"/dev/{node.name}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import secrets
@@ -137,6 +138,18 @@ def test_root_and_accounts_of_the_system_are_refused(pair: Pair) -> None:
         with pytest.raises(LaunchFailed, match="an account of the system"):
             accounts.account_for(spec(owner))
     assert accounts.account_for(spec(pair.ada)).uid >= 1000
+
+
+@pytest.mark.parametrize("group", ["sudo", "docker"])
+def test_members_of_mighty_groups_are_refused(pair: Pair, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who signs up under the name of a node's admin does not become that admin."""
+    ids = {name: number for number, name in enumerate(("users", group), 70_000)}
+    names = {number: grp.struct_group((name, "x", number, [])) for name, number in ids.items()}
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: [gid, *ids.values()])
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: names.get(gid) or grp.struct_group(("own", "x", gid, [])))
+    spec = LaunchSpec("a", 1, ("x",), {}, (), "h", "/", owner=pair.ada, isolation=BY_NAME)
+    with pytest.raises(LaunchFailed, match=rf"a member of {group}; choose a template as 'hub-\{{username\}}'"):
+        accounts.account_for(spec)
 
 
 def test_an_account_that_is_missing_is_named_with_what_to_do(pair: Pair) -> None:

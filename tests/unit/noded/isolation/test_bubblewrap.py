@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -278,6 +279,21 @@ def test_owners_that_share_an_account_have_homes_of_their_own(
     assert sorted(folder.name for folder in folders.iterdir()) == ["%2E%2E%2Fbob", "ada"]
     with pytest.raises(LaunchFailed, match="can have no home"):
         wrapping.wrap(launch_of(shared, directory, program, ""))
+
+
+def test_engines_are_out_of_reach(
+    ada: Account, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine's socket, which makes whoever reaches it root, is not there."""
+    place = Path(f"/run/af-{os.getpid()}.sock")
+    monkeypatch.setattr(bubblewrap, "_ENGINE_SOCKETS", (place, tmp_path / "none"))
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(place))
+        try:
+            program = f"import os, stat; print(stat.S_ISSOCK(os.stat({str(place)!r}).st_mode))"
+            assert run(ada, launch_of(ada, directory, program), Bubblewrap()) == ["False"]
+        finally:
+            place.unlink()
 
 
 def test_a_missing_or_broken_bwrap_is_no_sandbox(tmp_path: Path) -> None:
