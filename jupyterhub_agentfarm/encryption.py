@@ -8,7 +8,6 @@ and the farm's services listen with TLS. JupyterHub 6.1 cannot wait for such a s
 from __future__ import annotations
 
 import functools
-import ipaddress
 import socket
 import ssl
 import warnings
@@ -19,6 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 from cryptography import x509
 from traitlets.config import Config
 from traitlets.config.loader import LazyConfigValue
+
+from .services.tls import alt_name
 
 _WILDCARDS = {"", "0.0.0.0", "::", "*"}
 _HUB_CERTIFICATE = Path("hub-internal", "hub-internal.crt")
@@ -109,14 +110,6 @@ def _warn_of_missing_names(certificate: Path, names: list[str]) -> None:
             "all servers and start the Hub once with c.JupyterHub.recreate_internal_certs = True",
             stacklevel=4,
         )
-
-
-def alt_name(host: str) -> str:
-    """Return a host name or an address as a certificate has it: ``DNS:gpu1``, ``IP:10.0.0.11``."""
-    try:
-        return f"IP:{ipaddress.ip_address(host)}"
-    except ValueError:
-        return f"DNS:{host}"
 
 
 def _get(c: Config, cls: str, name: str) -> Any:

@@ -13,6 +13,7 @@ Hub's own pair. So a users' server, whose certificate neither kind trusts, gets 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import ssl
 from dataclasses import dataclass, replace
@@ -103,3 +104,11 @@ class HubConnections:
         if self._made is None or self._made[0] != certs_dir:
             self._made = certs_dir, of_hub(certs_dir).client()
         return self._made[1]
+
+
+def alt_name(host: str) -> str:
+    """Return a host name or an address as a certificate has it: ``DNS:gpu1``, ``IP:10.0.0.11``."""
+    try:
+        return f"IP:{ipaddress.ip_address(host)}"
+    except ValueError:
+        return f"DNS:{host}"

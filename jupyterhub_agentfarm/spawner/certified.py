@@ -22,10 +22,10 @@ from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encryption import alt_name
 from ..models import Lease
 from ..noded.directories import PLACEHOLDER
 from ..services import tls
+from ..services.tls import alt_name
 from .certificates import AUTHORITY, CERTIFICATE, KEY, TRUST, Authority, ServerCertificate, issue, only
 
 if TYPE_CHECKING:
