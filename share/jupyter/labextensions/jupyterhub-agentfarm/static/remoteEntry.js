@@ -10,8 +10,8 @@
 
   /** "in 9 minutes", rounded so that it never promises more time than there is. */
   function remaining(seconds) {
-    if (seconds <= 0) return "now";
-    if (seconds < 90) return `in ${Math.ceil(seconds / 5) * 5} seconds`;
+    if (seconds < 5) return "now";
+    if (seconds < 120) return `in ${Math.floor(seconds / 5) * 5} seconds`;
     return `in ${Math.floor(seconds / 60)} minutes`;
   }
 
