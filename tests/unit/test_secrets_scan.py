@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from secrets_scan import STRANGER, Allowed, Scan
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; print(flush=True); time.sleep(60)"
 
 
 def test_what_is_planted_is_found(tmp_path: Path) -> None:
@@ -21,7 +21,9 @@ def test_what_is_planted_is_found(tmp_path: Path) -> None:
     (tmp_path / "open").write_text(f"x{planted}x")
     (tmp_path / "token").write_text(planted)
     (tmp_path / "token").chmod(0o600)
-    with subprocess.Popen([sys.executable, "-c", SLEEP, planted]) as in_argument:
+    with subprocess.Popen([sys.executable, "-c", SLEEP, planted], stdout=subprocess.PIPE) as in_argument:
+        assert in_argument.stdout is not None
+        in_argument.stdout.readline()  # before that its arguments may not be set up
         scan.argument_lists()
         in_argument.kill()
     scan.files([tmp_path])
