@@ -1,4 +1,4 @@
-"""``agentfarm quota``: who uses and used how much, beside what they may."""
+"""``agentfarm quota``: who uses and used how much, alone and as a group, beside what they may."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Quota(Command):
 
     command = "agentfarm quota"
     description = (
-        "List servers, GPUs and GPU-hours of each owner beside the limits: everybody with the scope to read leases, "
-        "otherwise yourself. Limits are options of PlacementPolicy; a running server is never stopped for one."
+        "List servers, GPUs and GPU-hours of each owner beside the limits, and what the members of a group use "
+        "together where that is limited: everybody and every group with the scope to read leases, otherwise yourself "
+        "and your groups. Limits are options of PlacementPolicy; a running server is never stopped for one."
     )
 
     async def run(self) -> None:
@@ -27,14 +28,19 @@ class Quota(Command):
         if self.json:
             self.output.json(answer)
             return
-        columns = ("OWNER", "SERVERS", "GPUS", f"GPU-HOURS IN {duration(answer['window_seconds'])}")
-        self.output.table(columns, [_row(entry) for entry in answer["usage"]], "Nobody used anything.")
+        columns = ("SERVERS", "GPUS", f"GPU-HOURS IN {duration(answer['window_seconds'])}")
+        owners = [_row(entry["owner"], entry) for entry in answer["usage"]]
+        self.output.table(("OWNER", *columns), owners, "Nobody used anything.")
+        pools = [_row(entry["group"], entry) for entry in answer.get("pools", ())]
+        if pools:
+            self.output.line("")
+            self.output.table(("GROUP", *columns), pools, "")
 
 
-def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     hours, most = entry["gpu_seconds"] / _HOUR_SECONDS, entry["max_gpu_seconds"]
     return (
-        entry["owner"] or UNKNOWN,
+        name or UNKNOWN,
         _of(f"{entry['servers']}", entry["max_servers"]),
         _of(f"{entry['gpus']}", entry["max_gpus"]),
         _of(f"{hours:.1f}", None if most is None else most / _HOUR_SECONDS),

@@ -27,7 +27,7 @@ from ..services.handlers import NoOrder
 from . import handlers
 from .handlers import MAX_GRACE_SECONDS, MAX_HISTORY, MAX_LOG_LINES, MarkOrder, ScanOrder
 from .strays import Strays
-from .usage import OwnerUsage
+from .usage import OwnerUsage, PoolUsage
 
 _TITLE = "agentfarm controller"
 _DESCRIPTION = (
@@ -171,7 +171,8 @@ def _lists(schemas: Schemas) -> list[Operation]:
     text = {"type": "string"}
     placed = _object(lease=text, owner=text, server_name=text, node=_TEXT, why=why)
     limit = _number("limit", MAX_HISTORY, "Most entries.")
-    used = _object(window_seconds={"type": "number"}, usage=_list(schemas.answered(OwnerUsage)))
+    owners, pools = _list(schemas.answered(OwnerUsage)), _list(schemas.answered(PoolUsage))
+    used = _object(window_seconds={"type": "number"}, usage=owners, pools=pools)
     return [
         Operation("GET", "queue", handlers.QueueHandler, _object(queue=_list(waiting))),
         Operation("GET", "usage", handlers.UsageHandler, used),

@@ -178,7 +178,7 @@ class FarmClient(Configurable):
         return list((await self._request("GET", "queue"))["queue"])
 
     async def usage(self) -> dict[str, Any]:
-        """Return `window_seconds` and `usage`: what each owner uses, used within the window, and may."""
+        """Return `window_seconds`, and in `usage` and `pools` what each owner and group uses, used lately, and may."""
         return dict(await self._request("GET", "usage"))
 
     async def placements(self, limit: int = 100) -> list[dict[str, Any]]:

@@ -296,13 +296,18 @@ class UsageHandler(FarmHandler):
     """``usage``."""
 
     async def get(self) -> None:
-        """Tell who used how much: of everybody with the scope to read leases, otherwise of whoever asks."""
+        """Tell who used how much: of everybody with the scope to read leases, otherwise of whoever asks.
+
+        Likewise of the groups with a pool: all, or those of whoever asks.
+        """
         usage, who = self.farm.usage, self.principal
         if who.may(LEASES_READ):
-            owners = usage.of_all()
+            owners, pools = usage.of_all(), usage.all_pools()
+        elif who.kind == "user":
+            owners, pools = [usage.of(who.name, who.groups)], usage.pools_of(who.groups)
         else:  # a service may have the name of a user
-            owners = [usage.of(who.name, who.groups)] if who.kind == "user" else []
-        self.answer({"window_seconds": self.farm.book.usage.window_seconds, "usage": owners})
+            owners, pools = [], []
+        self.answer({"window_seconds": self.farm.book.usage.window_seconds, "usage": owners, "pools": pools})
 
 
 class PlacementsHandler(FarmHandler):

@@ -1,10 +1,11 @@
-"""What each owner uses now and used lately, beside what they may."""
+"""What each owner, and each group that has a pool, uses now and used lately, beside what they may."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..placement import LeaseBook, PlacementPolicy
+from ..placement import LeaseBook, PlacementPolicy, Pools
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,27 @@ class OwnerUsage:
     max_gpu_seconds: float | None
 
 
+@dataclass(frozen=True)
+class PoolUsage:
+    """What the members of a group use together; a limit that is None does not exist."""
+
+    group: str
+    servers: int
+    max_servers: int | None
+    gpus: int
+    max_gpus: int | None
+    #: GPU-seconds within the window, those of running servers included.
+    gpu_seconds: float
+    max_gpu_seconds: float | None
+
+
 class UsageReport:
     """Adds up what the book knows, beside what the policy allows."""
 
     def __init__(self, book: LeaseBook, policy: PlacementPolicy) -> None:
         self._book = book
         self._policy = policy
+        self._pools = Pools(book, policy)
 
     def of(self, owner: str, groups: tuple[str, ...] | None = None) -> OwnerUsage:
         """Return an owner's use.
@@ -54,3 +70,23 @@ class UsageReport:
         """Return the use of everybody who has something or used GPUs within the window, by name."""
         known = {*self._book.usage.owners(self._book.now()), *(lease.owner for lease in self._book.alive())}
         return [self.of(owner) for owner in sorted(known)]
+
+    def pools_of(self, groups: Iterable[str]) -> list[PoolUsage]:
+        """Return the use of those of these groups that have a pool, by name."""
+        return [self._pool(group) for group in sorted(self._pools.groups.intersection(groups))]
+
+    def all_pools(self) -> list[PoolUsage]:
+        """Return the use of every group that has a pool, by name."""
+        return self.pools_of(self._pools.groups)
+
+    def _pool(self, group: str) -> PoolUsage:
+        use, hours = self._pools.use(group), self._policy.group_pool_gpu_hours.get(group)
+        return PoolUsage(
+            group=group,
+            servers=use.servers,
+            max_servers=use.max_servers,
+            gpus=use.gpus,
+            max_gpus=use.max_gpus,
+            gpu_seconds=self._pools.gpu_seconds(group),
+            max_gpu_seconds=None if hours is None else hours * 3600,
+        )

@@ -18,6 +18,7 @@ from __future__ import annotations
 from .leases import LeaseBook
 from .placement import Placement
 from .policy import Decision, PlacementPolicy
+from .pools import Pools
 from .view import NodeView, OwnerUse
 
-__all__ = ["Decision", "LeaseBook", "NodeView", "OwnerUse", "Placement", "PlacementPolicy"]
+__all__ = ["Decision", "LeaseBook", "NodeView", "OwnerUse", "Placement", "PlacementPolicy", "Pools"]

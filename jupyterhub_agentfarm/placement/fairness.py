@@ -33,8 +33,9 @@ class Fairness:
         self._book = book
         self._policy = policy
         self._overtaken: Counter[str] = Counter()
-        #: Ids of those who wait for their own quota: nobody overtakes them.
-        self._unable: set[str] = set()
+        #: Ids of those who wait for a quota, and the groups whose pool it is: only their members overtake them. For an
+        #: owner's own quota there are none: nobody does.
+        self._unable: dict[str, frozenset[str]] = {}
 
     def order(self) -> list[Lease]:
         """Return the leases that wait in the order in which they are served."""
@@ -63,9 +64,12 @@ class Fairness:
             newcomer = (-priority, 0 if late else 1, 0 if late else turn, float("inf"), "")
         return {name for name, rank in ranked.items() if rank < newcomer}
 
-    def waits(self, lease_id: str, *, for_quota: bool) -> None:
-        """Note what somebody in the line waits for."""
-        (self._unable.add if for_quota else self._unable.discard)(lease_id)
+    def waits(self, lease_id: str, *, for_quota: bool, pools: frozenset[str] = frozenset()) -> None:
+        """Note what somebody in the line waits for; `pools` are groups whose pool it is."""
+        if for_quota or pools:
+            self._unable[lease_id] = pools
+        else:
+            self._unable.pop(lease_id, None)
 
     def granted(self, lease: Lease) -> bool:
         """Note a grant; return whether somebody was overtaken for the last time by it, so that the order is another."""
@@ -76,7 +80,8 @@ class Fairness:
         waiting, reached = self._book.waiting(), False
         self._forget_others({each.id for each in waiting})
         for head in heads(waiting):
-            if head.id not in self._unable and _overtakes(lease, head):
+            pools = self._unable.get(head.id)
+            if _overtakes(lease, head) if pools is None else _overtakes_in(pools, lease, head):
                 self._overtaken[head.id] += 1
                 reached = reached or self._overtaken[head.id] == limit
         return reached
@@ -84,11 +89,12 @@ class Fairness:
     def left(self, lease_id: str) -> None:
         """Note that somebody left the line."""
         self._overtaken.pop(lease_id, None)
-        self._unable.discard(lease_id)
+        self._unable.pop(lease_id, None)
 
     def _forget_others(self, waiting: set[str]) -> None:
         """Forget those who left the line without a word, as by a release."""
-        self._unable &= waiting
+        for name in self._unable.keys() - waiting:
+            del self._unable[name]
         for name in self._overtaken.keys() - waiting:
             del self._overtaken[name]
 
@@ -112,11 +118,7 @@ def heads(waiting: Iterable[Lease]) -> Iterable[Lease]:
 def _overtakes(granted: Lease, head: Lease) -> bool:
     """Whether a lease was granted before one that came earlier, of that priority, and that asks for such things."""
     mine, theirs = granted.request, head.request
-    if granted.owner == head.owner or mine.options.priority != theirs.options.priority:
-        return False
-    if (granted.created_at, granted.id) <= (head.created_at, head.id):
-        return False
-    if theirs.options.node not in (None, granted.node):
+    if not _is_later(granted, head) or theirs.options.node not in (None, granted.node):
         return False
     pairs = (
         (mine.options.gpus, theirs.options.gpus),
@@ -124,3 +126,15 @@ def _overtakes(granted: Lease, head: Lease) -> bool:
         (mine.memory_bytes, theirs.memory_bytes),
     )
     return any(ours and others for ours, others in pairs)
+
+
+def _overtakes_in(pools: frozenset[str], granted: Lease, head: Lease) -> bool:
+    """Whether a lease was granted to a member of the same pool before one that came earlier and waits for the pool."""
+    return bool(pools.intersection(granted.request.groups)) and _is_later(granted, head)
+
+
+def _is_later(granted: Lease, head: Lease) -> bool:
+    """Whether a lease is another owner's of that priority that came later."""
+    if granted.owner == head.owner or granted.request.options.priority != head.request.options.priority:
+        return False
+    return (granted.created_at, granted.id) > (head.created_at, head.id)

@@ -8,11 +8,11 @@ one that never ends, because that is the one to know about.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..models import PlacementRequest
-from .view import NodeView, OwnerUse, free_gpus, has_memory, matches_model, matching_gpus
+from .view import NodeView, OwnerUse, PoolUse, free_gpus, has_memory, matches_model, matching_gpus
 
 REFUSALS = (
     "node",
@@ -51,7 +51,11 @@ class Limits:
     #: Bytes that must be available, for each of these filesystems that a node has.
     min_disk_bytes: int = 0
     mountpoints: tuple[str, ...] = ("/",)
+    #: Of the owner's groups, those whose members together are limited.
+    pools: tuple[PoolUse, ...] = ()
 
+
+_KEPT = ", and what is free is kept for an earlier request"
 
 Filter = Callable[[NodeView, PlacementRequest, Limits], Refusal | None]
 
@@ -179,8 +183,19 @@ def disk(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal |
 
 
 def quota(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
-    """Refuse every node when the owner would hold more than allowed."""
-    use, wanted = limits.owner, request.options.gpus
+    """Refuse every node when the owner, or a group of the owner's, would hold more than allowed."""
+    own = over_owner(request, limits.owner)
+    if not limits.pools:
+        return own
+    found = [own] if own is not None else []
+    for pool in limits.pools:
+        found += over_pool(request, pool)
+    return min(found, key=lambda each: each.later, default=None)
+
+
+def over_owner(request: PlacementRequest, use: OwnerUse) -> Refusal | None:
+    """Refuse a request with which its owner would hold more than allowed."""
+    wanted = request.options.gpus
     if use.max_gpus is not None and wanted and use.gpus + wanted > use.max_gpus:
         detail = f"{request.owner} may hold {_count(use.max_gpus)} and holds {use.gpus}"
         return Refusal("quota", detail, later=wanted <= use.max_gpus)
@@ -188,6 +203,20 @@ def quota(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal 
         detail = f"{request.owner} may have {use.max_servers} servers and has {use.servers}"
         return Refusal("quota", detail, later=use.max_servers > 0)
     return None
+
+
+def over_pool(request: PlacementRequest, pool: PoolUse) -> Iterator[Refusal]:
+    """Refuse a request with which the members of a group together would hold more than allowed, for each limit."""
+    wanted = request.options.gpus
+    if pool.max_gpus is not None and pool.lacks_gpus(wanted):
+        detail = f"group {pool.group} may hold {_count(pool.max_gpus)} together and holds {pool.gpus}"
+        kept = _KEPT if pool.gpus + wanted <= pool.max_gpus else ""
+        yield Refusal("quota", detail + kept, later=wanted <= pool.max_gpus)
+    if pool.max_servers is not None and pool.lacks_server:
+        most = f"{pool.max_servers} server" if pool.max_servers == 1 else f"{pool.max_servers} servers"
+        kept = _KEPT if pool.servers < pool.max_servers else ""
+        detail = f"group {pool.group} may have {most} together and has {pool.servers}"
+        yield Refusal("quota", detail + kept, later=pool.max_servers > 0)
 
 
 FILTERS: Mapping[str, Filter] = {

@@ -27,6 +27,7 @@ from ..errors import ConflictError, NotFoundError
 from ..inventory.database import Database
 from ..models import Explanation, Lease, LeaseEnd, LeaseState, PlacementRequest, ServerStatus
 from . import lease_store
+from .pool_book import PoolBook
 from .usage import WEEK_SECONDS, UsageBook, used_by
 from .view import NOTHING_PROMISED, Promised, promised
 
@@ -65,13 +66,17 @@ class LeaseBook:
         self._followers: list[Callable[[str], None]] = []
         #: What every owner used of GPUs lately.
         self.usage = UsageBook()
+        #: What the members of groups with a pool hold and used lately, together; whoever asks names the groups.
+        self.pools = PoolBook()
 
     async def open(self, usage_seconds: float = WEEK_SECONDS) -> None:
         """Load what is alive, and what was used of GPUs within the last `usage_seconds`."""
         self.usage = UsageBook(usage_seconds)
+        self.pools = PoolBook(self.pools.groups, usage_seconds)
         since = self._clock() - usage_seconds
         for used in await self._database.run(lambda connection: lease_store.load_used(connection, since)):
             self.usage.note(used)
+            self.pools.note_use(used)
         for lease in await self._database.run(lease_store.load_alive):
             self._remember(lease)
             self._note_use(lease)
@@ -272,6 +277,7 @@ class LeaseBook:
         used = used_by(lease)
         if used is not None:
             self.usage.note(used)
+            self.pools.note_use(used)
 
     def _remember(self, lease: Lease) -> None:
         before = self._alive.pop(lease.id, None)
@@ -279,6 +285,7 @@ class LeaseBook:
             self._drop(before)
         if lease.alive:
             self._keep(lease)
+        self.pools.note(lease)
         for node in {lease.node, before.node if before else None} - {None}:
             for follower in self._followers:
                 follower(str(node))

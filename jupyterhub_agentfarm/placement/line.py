@@ -17,20 +17,22 @@ What is held
     is held is what was asked for: the GPUs that match (not others of the node), and the cores or the memory of the node
     when a guarantee was asked for. So a large request gets its GPUs together, at the price that some stand idle for it
     meanwhile, and a server without a GPU does not wait behind those who wait for one. A request that waits for its
-    owner's quota holds nothing: no node is what it waits for.
+    owner's quota holds nothing: no node is what it waits for. One that waits for a pool, of which all members of a
+    group hold together, holds as many GPUs or servers of the pool as it asks for against members behind it, and none of
+    any node; it is overtaken by the group's members only.
 
 With `fairness = "none"` the order within a priority is that of arrival.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..models import Lease, PlacementRequest
 from .decision import Decision
-from .filters import Limits
+from .filters import Limits, over_owner
 from .view import NOTHING_HELD, Held, NodeView, matching_gpus
 
 #: Minus the priority, 0 when overdue, turn, arrival, id: the smallest is next.
@@ -73,9 +75,11 @@ class Holds:
 
     def __init__(self) -> None:
         self._by_node: dict[str, Held] = {}
+        self._gpus_of: Counter[str] = Counter()
+        self._servers_of: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
-        """Whether anything is held."""
+        """Whether anything is held on a node."""
         return bool(self._by_node)
 
     def over(self, view: NodeView) -> NodeView:
@@ -95,6 +99,32 @@ class Holds:
                 held.memory or request.memory_bytes > 0,
             )
 
+    def under(self, limits: Limits) -> Limits:
+        """Return the limits with what is held of the pools."""
+        if not limits.pools or not (self._gpus_of or self._servers_of):
+            return limits
+        pools = tuple(
+            replace(pool, kept_gpus=self._gpus_of[pool.group], kept_servers=self._servers_of[pool.group])
+            for pool in limits.pools
+        )
+        return replace(limits, pools=pools)
+
+    def hold_pools(self, request: PlacementRequest, limits: Limits) -> None:
+        """Hold, for a request that waits for pools, what it waits for there."""
+        gpus = request.options.gpus
+        for pool in self.under(limits).pools:
+            self._gpus_of[pool.group] += gpus if pool.lacks_gpus(gpus) else 0
+            self._servers_of[pool.group] += pool.lacks_server
+
+
+def pools_of(decision: Decision, limits: Limits) -> frozenset[str]:
+    """Return the groups whose pools a waiting request waits for: none when it is its owner's quota, or nodes."""
+    request = decision.request
+    if not limits.pools or "quota" not in decision.refused_with.values() or over_owner(request, limits.owner):
+        return frozenset()
+    lacking = (pool for pool in limits.pools if pool.lacks_gpus(request.options.gpus) or pool.lacks_server)
+    return frozenset(pool.group for pool in lacking)
+
 
 def holds_on(decision: Decision) -> tuple[str, ...]:
     """Return the nodes that a waiting request waits for: none when it is its owner's quota."""
@@ -109,6 +139,8 @@ class Waiter:
     request: PlacementRequest
     limits: Limits
     waits_on: tuple[str, ...]
+    #: Groups whose pools it waits for.
+    pools: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

@@ -20,8 +20,9 @@ from .decision import Decision
 from .fairness import Fairness
 from .filters import Limits
 from .leases import WAITING, LeaseBook
-from .line import Holds, Line, Waiter, holds_on
+from .line import Holds, Line, Waiter, holds_on, pools_of
 from .policy import PlacementPolicy
+from .pools import Pools
 from .view import NodeView
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Placement:
         self._index, self._revision = policy.index(), policy.revision
         self._line = Line()
         self._fairness = Fairness(book, policy)
+        self._pools = Pools(book, policy)
         book.follow(self._leases_changed)
 
     def tell(self, view: NodeView, fresh_until: float = float("inf")) -> None:
@@ -81,7 +83,7 @@ class Placement:
         PlacementRefused
             No node could ever take it.
         QuotaExceeded
-            The owner has used the GPU-hours of the window.
+            The owner, or a group of the owner's, has used the GPU-hours of the window.
         """
         async with self._deciding:
             return await self._place(request)
@@ -118,7 +120,8 @@ class Placement:
                 return _same(lease, request)
         self._check_gpu_hours(request)
         await self._advance()  # whoever waits goes first, also to what became free a moment ago
-        decision = self._decide(request, self._limits(request), self._ahead_of(request))
+        limits, ahead = self._limits(request), self._ahead_of(request)
+        decision = self._decide(request, limits, ahead)
         if decision.node is not None:
             try:
                 return await self._grant(request, decision)
@@ -137,7 +140,8 @@ class Placement:
         if not decision.later:
             raise _refused(request, decision)
         lease = await self._book.add(request, decision.why, decision.waiting_for())
-        self._fairness.waits(lease.id, for_quota=not holds_on(decision))
+        pools = pools_of(decision, ahead.under(limits))
+        self._fairness.waits(lease.id, for_quota=not holds_on(decision), pools=pools)
         self._number(self._fairness.order())
         return self._book.get(lease.id)
 
@@ -152,6 +156,7 @@ class Placement:
         if request.options.gpus and self._policy.limits_gpu_hours:
             limit = self._policy.max_gpu_hours(request.groups)
             self._book.usage.check(request.owner, limit, self._book.now())
+            self._pools.check_gpu_hours(request.groups)
 
     async def _refuse_over_gpu_hours(self) -> None:
         """Take those out of the line whose owners have used their hours meanwhile."""
@@ -178,7 +183,8 @@ class Placement:
         line, done = self._line, len(self._line.waiters)
         self._number(leases[:done])
         for lease, limit in zip(leases[done:], limits[done:], strict=True):
-            decision = self._decide(lease.request, self._limits(lease.request) if moved else limit, line.holds)
+            current = self._limits(lease.request) if moved else limit
+            decision = self._decide(lease.request, current, line.holds)
             if decision.node is not None:
                 try:
                     await self._grant(lease, decision)
@@ -195,21 +201,24 @@ class Placement:
                 await self._book.release(lease.id, _refused(lease.request, decision).message, end="withdrawn")
                 moved = True
             else:
-                self._keep(line, lease, limit, decision)
+                self._keep(line, lease, current, decision)
         if moved:
             self._line = Line()
         return moved
 
     def _keep(self, line: Line, lease: Lease, limits: Limits, decision: Decision) -> None:
-        waiter = Waiter(lease.id, lease.request, limits, holds_on(decision))
+        pools = pools_of(decision, line.holds.under(limits))
+        waiter = Waiter(lease.id, lease.request, limits, holds_on(decision), pools)
         line.waiters.append(waiter)
-        self._fairness.waits(lease.id, for_quota=not waiter.waits_on)
+        self._fairness.waits(lease.id, for_quota=not waiter.waits_on, pools=pools)
         self._book.note_waiting(lease.id, len(line.waiters), decision.waiting_for(), decision.why)
         self._hold(line.holds, waiter)
 
     def _hold(self, holds: Holds, waiter: Waiter) -> None:
         entries = self._index.entries
         holds.hold(waiter.request, (entries[name].view for name in waiter.waits_on if name in entries))
+        if waiter.pools:
+            holds.hold_pools(waiter.request, waiter.limits)
 
     def _ahead_of(self, request: PlacementRequest) -> Holds:
         """Return what is held for those who are served before a new request."""
@@ -226,11 +235,12 @@ class Placement:
 
     def _decide(self, request: PlacementRequest, limits: Limits, holds: Holds) -> Decision:
         self._sync()
-        return self._policy.choose(request, self._index, limits, holds)
+        return self._policy.choose(request, self._index, holds.under(limits), holds)
 
     def _limits(self, request: PlacementRequest) -> Limits:
         mine = [lease for lease in self._book.of_owner(request.owner) if lease.state != "waiting"]
-        return self._policy.limits(request, sum(len(lease.gpus) for lease in mine), len(mine))
+        pools = self._pools.of(request.groups)
+        return self._policy.limits(request, sum(len(lease.gpus) for lease in mine), len(mine), pools)
 
     def _stamp(self, leases: list[Lease]) -> Hashable:
         """Return what changes when somebody who waits may be answered otherwise."""

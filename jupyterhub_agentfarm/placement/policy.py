@@ -17,7 +17,7 @@ from .index import NodeIndex
 from .line import Holds
 from .scores import ANYTHING, Scorer, Weighing, load_scorers
 from .search import Search
-from .view import NodeView, OwnerUse
+from .view import NodeView, OwnerUse, PoolUse
 
 N = TypeVar("N", int, float)
 
@@ -57,7 +57,16 @@ class PlacementPolicy(LoggingConfigurable):
     group_max_gpus = Dict(
         value_trait=Integer(min=0),
         key_trait=Unicode(),
-        help="GPUs that a member of a Hub group may hold at a time, by group; the largest of an owner's groups counts.",
+        help="GPUs that a member of a Hub group may hold at a time, by group; the largest of an owner's groups counts. "
+        "Each member may hold so many: `group_pool_gpus` limits all of them together.",
+    ).tag(config=True)
+    group_pool_gpus = Dict(
+        value_trait=Integer(min=0),
+        key_trait=Unicode(),
+        help="GPUs that all members of a Hub group together may hold at a time, by group; a group that is not named "
+        "here has no limit. Who would exceed it waits in line until other members' servers end. Counted by the groups "
+        "that the owner was in when the server was asked for; an owner in several groups must fit into each, and the "
+        "owner's own limit holds as well. Smaller leaves more to others; larger leaves less of the farm idle.",
     ).tag(config=True)
     max_servers_per_owner = Integer(
         0,
@@ -69,7 +78,13 @@ class PlacementPolicy(LoggingConfigurable):
         value_trait=Integer(min=0),
         key_trait=Unicode(),
         help="Servers that a member of a Hub group may have at a time, by group; the largest of an owner's groups "
-        "counts.",
+        "counts. Each member may have so many: `group_pool_servers` limits all of them together.",
+    ).tag(config=True)
+    group_pool_servers = Dict(
+        value_trait=Integer(min=0),
+        key_trait=Unicode(),
+        help="Servers that all members of a Hub group together may have at a time, by group; a group that is not named "
+        "here has no limit. Counts as `group_pool_gpus` does.",
     ).tag(config=True)
     max_gpu_hours_per_owner = Float(
         0,
@@ -83,7 +98,15 @@ class PlacementPolicy(LoggingConfigurable):
         value_trait=Float(min=0),
         key_trait=Unicode(),
         help="GPU-hours that each member of a Hub group may use within `gpu_hours_window`, by group; the largest of an "
-        "owner's groups counts. 0: none.",
+        "owner's groups counts. 0: none. `group_pool_gpu_hours` limits all of them together.",
+    ).tag(config=True)
+    group_pool_gpu_hours = Dict(
+        value_trait=Float(min=0),
+        key_trait=Unicode(),
+        help="GPU-hours that all members of a Hub group together may use within `gpu_hours_window`, by group; a group "
+        "that is not named here has no limit. 0: none. Once they are used, every member is refused as by "
+        "`max_gpu_hours_per_owner`, so one may use up the hours of all unless `group_max_gpu_hours` is smaller. Which "
+        "groups are named is read when the controller starts.",
     ).tag(config=True)
     gpu_hours_window = Seconds(
         7 * 86400.0,
@@ -130,13 +153,17 @@ class PlacementPolicy(LoggingConfigurable):
     def _revised(self, _change: Any) -> None:
         self.revision += 1
 
-    def limits(self, request: PlacementRequest, gpus_held: int, servers_held: int) -> Limits:
+    def limits(
+        self, request: PlacementRequest, gpus_held: int, servers_held: int, pools: tuple[PoolUse, ...] = ()
+    ) -> Limits:
         """Return what the filters hold the request to.
 
         Parameters
         ----------
         gpus_held, servers_held
             What the owner has already, this request not counted.
+        pools
+            What the members of the owner's groups hold and may hold together.
         """
         use = OwnerUse(
             gpus_held,
@@ -144,7 +171,7 @@ class PlacementPolicy(LoggingConfigurable):
             servers_held,
             self.max_servers(request.groups),
         )
-        return Limits(use, self.min_disk_free, tuple(self.disk_mountpoints))
+        return Limits(use, self.min_disk_free, tuple(self.disk_mountpoints), pools)
 
     def max_gpu_hours(self, groups: Iterable[str]) -> float | None:
         """Return the GPU-hours that an owner in these groups may use within the window; None: without limit."""
@@ -161,7 +188,7 @@ class PlacementPolicy(LoggingConfigurable):
     @property
     def limits_gpu_hours(self) -> bool:
         """Whether anybody's GPU-hours are limited."""
-        return bool(self.max_gpu_hours_per_owner or self.group_max_gpu_hours)
+        return bool(self.max_gpu_hours_per_owner or self.group_max_gpu_hours or self.group_pool_gpu_hours)
 
     def decide(self, request: PlacementRequest, views: Iterable[NodeView], limits: Limits) -> Decision:
         """Return the best node now, by asking every filter and scorer about every node."""

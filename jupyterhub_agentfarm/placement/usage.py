@@ -101,19 +101,20 @@ class UsageBook:
     def __init__(self, window_seconds: float = WEEK_SECONDS) -> None:
         self.window_seconds = window_seconds
         self._curves: dict[str, Curve] = {}
-        self._open: set[str] = set()
+        self._open: set[tuple[str, str]] = set()
         self._groups: dict[str, tuple[str, ...]] = {}
 
     def note(self, used: Used) -> None:
         """Take in a grant or a release; the same grant again changes nothing. A release is told once."""
         self._groups[used.owner] = used.groups or self._groups.get(used.owner, ())
         curve = self._curves.setdefault(used.owner, Curve())
-        if used.lease not in self._open:
+        opened = used.owner, used.lease
+        if opened not in self._open:
             curve.bend(used.granted_at, used.gpus)
-            self._open.add(used.lease)
+            self._open.add(opened)
         if used.released_at is not None:
             curve.bend(max(used.granted_at, used.released_at), -used.gpus)
-            self._open.discard(used.lease)
+            self._open.discard(opened)
 
     def gpu_seconds(self, owner: str, now: float) -> float:
         """Return the GPU-seconds that an owner used within the window that ends now."""
@@ -141,8 +142,13 @@ class UsageBook:
         """Return the groups that an owner was in at the latest grant."""
         return self._groups.get(owner, ())
 
-    def check(self, owner: str, max_gpu_hours: float | None, now: float) -> None:
+    def check(self, owner: str, max_gpu_hours: float | None, now: float, called: str | None = None) -> None:
         """Refuse an owner who is at the limit.
+
+        Parameters
+        ----------
+        called
+            What the sentence calls the owner; None: by the name.
 
         Raises
         ------
@@ -156,7 +162,7 @@ class UsageBook:
         limit_seconds = max_gpu_hours * HOUR_SECONDS
         frees_at = self.falls_to(owner, limit_seconds - free_hours * HOUR_SECONDS, now) if free_hours else None
         facts = {"quota": "gpu_hours", "used": used / HOUR_SECONDS, "limit": max_gpu_hours, "frees_at": frees_at}
-        raise QuotaExceeded(_sentence(owner, self.window_seconds, facts, free_hours), facts)
+        raise QuotaExceeded(_sentence(called or owner, self.window_seconds, facts, free_hours), facts)
 
     def _lately(self, owner: str, now: float) -> bool:
         return self.gpu_seconds(owner, now) > 0

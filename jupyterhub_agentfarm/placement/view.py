@@ -101,6 +101,29 @@ class OwnerUse:
     max_servers: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """What all members of a group together hold already, and may hold; None: without limit."""
+
+    group: str
+    gpus: int = 0
+    max_gpus: int | None = None
+    servers: int = 0
+    max_servers: int | None = None
+    #: What of the rest is kept for requests further ahead in the line.
+    kept_gpus: int = 0
+    kept_servers: int = 0
+
+    def lacks_gpus(self, wanted: int) -> bool:
+        """Whether a request for so many GPUs has to wait for others of the group."""
+        return bool(wanted) and self.max_gpus is not None and self.gpus + self.kept_gpus + wanted > self.max_gpus
+
+    @property
+    def lacks_server(self) -> bool:
+        """Whether a request has to wait for others of the group, for the number of servers."""
+        return self.max_servers is not None and self.servers + self.kept_servers + 1 > self.max_servers
+
+
 def matches_model(gpu: Gpu, options: UserOptions) -> bool:
     """Whether the GPU is of the model asked for."""
     return not options.gpu_model or options.gpu_model.casefold() in gpu.name.casefold()

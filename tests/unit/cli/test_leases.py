@@ -140,3 +140,17 @@ async def test_quota(controller: Any, agentfarm: Any) -> None:
         "OWNER  SERVERS  GPUS    GPU-HOURS IN 7d\nada    2 of 3   1       40.2 of 40\nbob    0        0 of 0  0.0\n"
     )
     assert json.loads((await agentfarm("quota", "--json")).out) == controller.usage
+
+
+async def test_quota_of_groups(controller: Any, agentfarm: Any) -> None:
+    """What members of a group use together is a list of its own."""
+    use = {"servers": 2, "max_servers": None, "gpus": 8, "max_gpus": 8, "gpu_seconds": 7200.0, "max_gpu_seconds": None}
+    controller.usage = {
+        "window_seconds": 7 * 86400.0,
+        "usage": [{"owner": "ada", **use, "max_gpus": None}],
+        "pools": [{"group": "students", **use}],
+    }
+    assert (await agentfarm("quota")).out == (
+        "OWNER  SERVERS  GPUS  GPU-HOURS IN 7d\nada    2        8     2.0\n\n"
+        "GROUP     SERVERS  GPUS    GPU-HOURS IN 7d\nstudents  2        8 of 8  2.0\n"
+    )

@@ -294,8 +294,32 @@ async def test_usage(farm: Controller, hub: HubDouble) -> None:
     assert [each["max_gpu_seconds"] for each in every] == [36000, None]
     assert 0 < every[0]["gpu_seconds"] < 60
     assert every[1]["gpu_seconds"] == 0
+    assert own["pools"] == []
     assert (await call(farm, "GET", "usage"))[0] == 401
     for client in (ada, eve):
+        await client.aclose()
+
+
+async def test_usage_of_pools(farm: Controller, hub: HubDouble) -> None:
+    """A user reads the pools of their own groups, who may read leases all, without limit where none is set."""
+    farm.app.farm.policy.group_pool_gpus = {"lab": 3, "ops": 5}
+    farm.app.farm.policy.group_pool_gpu_hours = {"lab": 10.0}
+    await farm.client.place(replace(request("ada", gpus=1), groups=("lab", "others")))
+    await farm.client.place(replace(request("bob"), groups=("lab",)))
+    tokens = hub.token("ada"), hub.token("eve", LEASES_READ), hub.token("ada", kind="service")
+    hub.models[tokens[0]]["groups"] = ["lab", "others"]
+    ada, eve, service = (with_token(farm, token) for token in tokens)
+    (lab,) = (await ada.usage())["pools"]
+    assert 0 < lab.pop("gpu_seconds") < 60
+    assert lab == {
+        "group": "lab", "servers": 2, "max_servers": None, "gpus": 1, "max_gpus": 3, "max_gpu_seconds": 36000,
+    }  # fmt: skip
+    assert [(each["group"], each["gpus"], each["max_gpu_seconds"]) for each in (await eve.usage())["pools"]] == [
+        ("lab", 1, 36000),
+        ("ops", 0, None),
+    ]
+    assert (await service.usage())["pools"] == []
+    for client in (ada, eve, service):
         await client.aclose()
 
 

@@ -17,7 +17,7 @@ from jupyterhub_agentfarm.placement.decision import Decision
 from jupyterhub_agentfarm.placement.filters import Limits
 from jupyterhub_agentfarm.placement.index import NodeIndex
 from jupyterhub_agentfarm.placement.line import Holds
-from jupyterhub_agentfarm.placement.view import NodeView, OwnerUse, Promised
+from jupyterhub_agentfarm.placement.view import NodeView, OwnerUse, PoolUse, Promised
 
 NAMES = tuple(f"n{i}" for i in range(12))
 WEIGHTS = ("gpu_headroom", "cpu", "memory", "load", "spread")
@@ -80,7 +80,8 @@ def any_request(source: Random) -> PlacementRequest:
 def any_limits(source: Random) -> Limits:
     """Mostly none; sometimes an owner who is at the quota."""
     use = source.choice((OwnerUse(),) * 8 + (OwnerUse(1, 2), OwnerUse(0, None, 1, 1)))
-    return Limits(use, source.choice((0, GIB)))
+    pools = source.choice(((),) * 8 + ((PoolUse("lab", 1, 2, 5), PoolUse("ops", 0, None, 2, 3)),))
+    return Limits(use, source.choice((0, GIB)), pools=pools)
 
 
 def said(decision: Decision) -> tuple[Any, ...]:
