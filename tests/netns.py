@@ -45,6 +45,18 @@ def _run(*argv: str) -> None:
     subprocess.run(argv, check=True, capture_output=True, text=True)
 
 
+def _own_tmp(checkout: Path) -> str:
+    """Return the commands that give a node a /tmp of its own; a checkout below the machine's stays where it is."""
+    mount = "mount -t tmpfs -o mode=1777 tmpfs /tmp"
+    if Path("/tmp") not in checkout.parents:
+        return mount
+    kept = shlex.quote(str(checkout))
+    return (
+        f"mkdir /run/kept; mount --bind {kept} /run/kept; {mount}; mkdir -p {kept}; mount --bind /run/kept {kept}; "
+        "umount /run/kept"
+    )
+
+
 @dataclass
 class NetnsNode:
     """One node."""
@@ -108,7 +120,7 @@ class NetnsNode:
         (self.directory / "boot_id").write_text(f"{uuid.uuid4()}\n")
         self.write_pythons()
         return (
-            f"mount -t tmpfs -o mode=1777 tmpfs /tmp; cd {self.directory}; "
+            f"{_own_tmp(Path(__file__).parent.parent)}; cd {self.directory}; "
             "mount --bind passwd /etc/passwd; mount --bind boot_id /proc/sys/kernel/random/boot_id; cd /; "
             f'exec {sys.executable} -I -S {Path(__file__).parent / "node_init.py"} "$2" -D -e -f "$3"'
         )
