@@ -105,6 +105,7 @@ async def test_power_and_identity(farm: FaultFarm) -> None:
 
 async def test_stranger_and_wrong_key(farm: FaultFarm) -> None:
     """A thief answers on its port; a wrong host key is refused and the right one accepted again."""
+    await farm.ready()  # the test before this one may have killed the controller
     (node,) = farm.nodes
     with faults.port_thief(node, 23_456):
         await eventually(lambda: _answers(node, 23_456), "the thief answers")
