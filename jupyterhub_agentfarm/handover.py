@@ -37,7 +37,7 @@ CLASSES = {
     "PlacementPolicy": "jupyterhub_agentfarm.placement",
     "BenchmarkApp": "jupyterhub_agentfarm.benchmark.app",
     "FarmClient": "jupyterhub_agentfarm.controller.client",
-    "FarmWatch": "jupyterhub_agentfarm.benchmark.farm",
+    "FarmWatch": "jupyterhub_agentfarm.controller.farm_watch",
     "NodeServers": "jupyterhub_agentfarm.benchmark.servers",
     "Runner": "jupyterhub_agentfarm.benchmark.runner",
 }

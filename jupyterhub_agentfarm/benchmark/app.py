@@ -11,6 +11,7 @@ from traitlets import List, Unicode, default
 
 from .. import __version__
 from ..controller.client import FarmClient
+from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
 from ..services.app import ServiceApp
 from ..services.hub import HubClient
@@ -19,7 +20,6 @@ from ..traitlets import Seconds
 from .api import description
 from .bench import Bench
 from .exposition import BenchmarkCounters, Exposition
-from .farm import FarmWatch
 from .handlers import MetricsPage, routes
 from .runner import Runner
 from .servers import NodeServers

@@ -13,11 +13,11 @@ from typing import Any
 import aiohttp
 from traitlets.config import LoggingConfigurable
 
+from ..controller.farm_watch import FarmWatch
 from ..errors import AgentFarmError, ConflictError
 from ..records import to_json
+from ..services.followers import Followers
 from .exposition import BenchmarkCounters
-from .farm import FarmWatch
-from .followers import Followers
 from .models import BenchmarkRun, CaseResult, RunRequest, Sample
 from .provenance import choose_nodes, describe
 from .report import Report, write_report

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import NodeUnreachable, RunFailed
+from ..runs.client import FINAL_STATES, Patience, ServerRuns
 from .models import CaseError, CaseResult, Outcome
-from .notebooks import FINAL_STATES, Patience, ServerRuns
 from .suites import Case
 
 #: How much longer than its deadline a run may seem to go on before it is given up: the server counts by itself.

@@ -25,13 +25,13 @@ from typing import Any, Protocol
 import aiohttp
 from traitlets.config import LoggingConfigurable
 
+from ..controller.farm_watch import FarmWatch
 from ..errors import HubApiError, ServerDied
 from ..records import to_json
+from ..runs.client import Patience, ServerRuns
 from ..traitlets import Seconds
 from .cases import CaseOnNode
-from .farm import FarmWatch
 from .models import BenchmarkRun, CaseResult, Outcome, RunNode, RunState, Sample
-from .notebooks import Patience, ServerRuns
 from .sampler import take_samples
 from .servers import NodeServers
 from .store import STORE_ERRORS

@@ -14,10 +14,10 @@ from typing import Any
 from traitlets import Unicode, default
 from traitlets.config import LoggingConfigurable
 
+from ..controller.farm_watch import FarmWatch
 from ..errors import HubApiError, ServerDied
 from ..services.hub import HubClient
 from ..traitlets import Seconds
-from .farm import FarmWatch
 
 
 def server_name(node: str) -> str:

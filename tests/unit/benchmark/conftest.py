@@ -15,10 +15,10 @@ from traitlets.config import Config
 
 from jupyterhub_agentfarm.benchmark.bench import Bench
 from jupyterhub_agentfarm.benchmark.exposition import BenchmarkCounters, Exposition
-from jupyterhub_agentfarm.benchmark.farm import FarmWatch
 from jupyterhub_agentfarm.benchmark.servers import NodeServers
 from jupyterhub_agentfarm.benchmark.store import BenchmarkStore
 from jupyterhub_agentfarm.benchmark.suites import SuiteCatalogue
+from jupyterhub_agentfarm.controller.farm_watch import FarmWatch
 from jupyterhub_agentfarm.inventory.database import Database
 from jupyterhub_agentfarm.services.hub import HubClient
 

@@ -7,7 +7,7 @@ from benchmark_world import World, make_view
 from waiting import eventually
 
 from jupyterhub_agentfarm.benchmark.exposition import BenchmarkCounters, Exposition
-from jupyterhub_agentfarm.benchmark.farm import FarmWatch
+from jupyterhub_agentfarm.controller.farm_watch import FarmWatch
 
 
 async def test_an_event_that_cannot_be_understood_is_no_end(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,8 +11,8 @@ import pytest
 from jupyter_server_process import TOKEN, Server
 
 from jupyterhub_agentfarm.benchmark.cases import CaseOnNode
-from jupyterhub_agentfarm.benchmark.notebooks import Patience, ServerRuns
 from jupyterhub_agentfarm.benchmark.suites import Case
+from jupyterhub_agentfarm.runs.client import Patience, ServerRuns
 
 PUBLISH = """
 from IPython.display import display

@@ -1,4 +1,4 @@
-"""The farm as the controller tells it, kept fresh by following its events.
+"""The farm as the controller tells it to the other services, kept fresh by following its events.
 
 One connection is held. When it is lost, it is made again after a pause, and the state known so far grows old: the
 metrics page then shows every node as not up, because no report is newer than its limit.
@@ -15,7 +15,6 @@ from traitlets.config import LoggingConfigurable
 
 from ..errors import AgentFarmError, FarmUnavailable
 from ..traitlets import Seconds
-from .exposition import Exposition
 
 NodeView = Mapping[str, Any]
 
@@ -27,6 +26,22 @@ class FarmEvents(Protocol):
         """Follow the farm; ends, or raises an error of the farm, when the connection is lost."""
 
 
+class FarmObserver(Protocol):
+    """Who is told of every change, as it is taken in."""
+
+    def reset(self, nodes: list[NodeView], leases: list[Mapping[str, Any]]) -> None:
+        """Take everything anew."""
+
+    def update_node(self, node: NodeView) -> None:
+        """Take a node's newest state."""
+
+    def remove_node(self, name: str) -> None:
+        """Forget a node."""
+
+    def update_lease(self, lease: Mapping[str, Any]) -> None:
+        """Take a lease's newest state."""
+
+
 class FarmWatch(LoggingConfigurable):
     """The newest state of nodes and leases.
 
@@ -34,8 +49,8 @@ class FarmWatch(LoggingConfigurable):
     ----------
     client
         The controller's client.
-    exposition
-        What is told about every change too.
+    observer
+        Is told about every change too; None: nobody is.
     """
 
     retry_delay = Seconds(
@@ -44,10 +59,10 @@ class FarmWatch(LoggingConfigurable):
         "back sooner after a restart of the controller; larger: fewer useless attempts.",
     ).tag(config=True)
 
-    def __init__(self, client: FarmEvents, exposition: Exposition, **kwargs: Any) -> None:
+    def __init__(self, client: FarmEvents, observer: FarmObserver | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._client = client
-        self._exposition = exposition
+        self._observer = observer
         self._task: asyncio.Task[None] | None = None
         self._known = asyncio.Event()
         self._said = False
@@ -113,14 +128,17 @@ class FarmWatch(LoggingConfigurable):
         if event == "snapshot":
             self.nodes = {view["name"]: view for view in data["nodes"]}
             self.leases = {lease["id"]: lease for lease in data["leases"]}
-            self._exposition.reset(data["nodes"], data["leases"])
+            if self._observer is not None:
+                self._observer.reset(data["nodes"], data["leases"])
             self._known.set()
         elif event == "node":
             self.nodes[data["name"]] = data
-            self._exposition.update_node(data)
+            if self._observer is not None:
+                self._observer.update_node(data)
         elif event == "node_removed":
             self.nodes.pop(data["name"], None)
-            self._exposition.remove_node(data["name"])
+            if self._observer is not None:
+                self._observer.remove_node(data["name"])
         elif event == "lease":
             self._take_lease(data)
 
@@ -129,4 +147,5 @@ class FarmWatch(LoggingConfigurable):
             self.leases.pop(lease["id"], None)
         else:
             self.leases[lease["id"]] = lease
-        self._exposition.update_lease(lease)
+        if self._observer is not None:
+            self._observer.update_lease(lease)
