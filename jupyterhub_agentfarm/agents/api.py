@@ -1,0 +1,27 @@
+"""The description of the agents service's API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import FarmUnavailable
+from ..openapi import Api, document
+from ..records_schema import Schemas
+from ..services.description import REFUSALS, SECURITY
+
+_DESCRIPTION = "AI agents, their tokens and their tasks. Every error is {message, reason} and facts."
+
+
+def description(base: str) -> dict[str, Any]:
+    """Return the OpenAPI document of the API at `base`."""
+    schemas = Schemas()
+    api = Api(
+        title="agentfarm agents",
+        description=_DESCRIPTION,
+        base=base,
+        parameters={},
+        refusals=REFUSALS,
+        security=SECURITY,
+        errors=(FarmUnavailable,),
+    )
+    return document(api, [], schemas)

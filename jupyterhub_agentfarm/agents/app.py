@@ -1,0 +1,75 @@
+"""The agents service: its parts, put together."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from traitlets import Unicode, default
+
+from ..controller.client import FarmClient
+from ..controller.farm_watch import FarmWatch
+from ..inventory.database import Database
+from ..services.app import ServiceApp
+from ..services.hub import HubClient
+from . import agent_handlers, pages
+from .api import description
+
+
+class AgentsApp(ServiceApp):
+    """Registers agents and has their tasks executed on the farm."""
+
+    name = "agents"
+    description = "The agents service of the farm: registry, tasks, MCP."
+    classes = [FarmWatch, FarmClient]
+
+    data_dir = Unicode(
+        help="Folder for the database and, below agent-tasks, the notebooks and artifacts of tasks. Default: "
+        "$AGENTFARM_DATA_DIR or the working directory."
+    ).tag(config=True)
+    db_url = Unicode(
+        help="Database of agents and tasks, as SQLAlchemy writes it: sqlite:///PATH or postgresql://USER@HOST/NAME. "
+        "Default: agents.sqlite in data_dir."
+    ).tag(config=True)
+
+    @default("data_dir")
+    def _data_dir_default(self) -> str:
+        return os.environ.get("AGENTFARM_DATA_DIR") or "."
+
+    @default("db_url")
+    def _db_url_default(self) -> str:
+        return f"sqlite:///{Path(self.data_dir).absolute() / 'agents.sqlite'}"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._opened: list[Any] = []
+
+    def handlers(self) -> list[tuple[Any, ...]]:
+        """Return pages and API."""
+        return [*pages.ROUTES, *agent_handlers.ROUTES]
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the API in OpenAPI 3.1."""
+        return description(self.prefix + "api/v1")
+
+    async def open(self) -> None:
+        """Start the parts in the order of their dependence."""
+        self.database = self._own(Database(self.db_url, "AgentsApp.db_url"))
+        await self.database.open()
+        token = os.environ["JUPYTERHUB_API_TOKEN"]
+        self.farm_client = self._own(FarmClient(parent=self, runtime_dir=self.runtime_dir, token=token))
+        self.hub = self._own(HubClient())
+        self.farm = self._own(FarmWatch(self.farm_client, parent=self))
+        self.farm.start()
+
+    def _own(self, part: Any) -> Any:
+        """Return `part`, which will be closed with the service."""
+        self._opened.append(part)
+        return part
+
+    async def close(self) -> None:
+        """Stop the parts in reverse order; a second call does nothing."""
+        while self._opened:
+            part = self._opened.pop()
+            await (part.aclose() if hasattr(part, "aclose") else part.close())
