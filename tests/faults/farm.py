@@ -303,7 +303,11 @@ def _is_child(parent: int, server: ServerProcess, servers: dict[int, ServerProce
 
 @asynccontextmanager
 async def fault_farm(
-    count: int = 4, gpus: int = 4, settings: dict[str, dict[str, Any]] | None = None, hold: Iterable[str] = ()
+    count: int = 4,
+    gpus: int = 4,
+    settings: dict[str, dict[str, Any]] | None = None,
+    hold: Iterable[str] = (),
+    services: str = "agentfarm",
 ) -> AsyncIterator[FaultFarm]:
     """Run a farm whose nodes are all ready.
 
@@ -315,6 +319,8 @@ async def fault_farm(
         Options of the Hub's configuration, ``{"Inventory": {"down_after": 5}}``.
     hold
         Names of nodes that the Hub is not told of.
+    services
+        The farm's services that the Hub has.
     """
     manager = netns_farm(count, gpus, separate=True, disk_bytes=DISK_BYTES)
     net = await asyncio.to_thread(manager.__enter__)
@@ -330,6 +336,7 @@ async def fault_farm(
             "AGENTFARM_HUB_IP": net.hub_address,
             "CONFIGPROXY_AUTH_TOKEN": secrets.token_hex(16),
             "FAULTS_DIRECTORY": str(HERE),
+            "AGENTFARM_SERVICES": services,
             "FAULTS_SETTINGS": json.dumps({"Inventory": {"down_after": DOWN_AFTER_SECONDS}} | (settings or {})),
         }
         specs = [node.spec for node in net.nodes if node.name not in set(hold)]

@@ -56,7 +56,9 @@ c.Spawner.pre_spawn_hook = choose_command
 # Not load_subconfig: that gives the file a configuration of its own, in which `configure` would miss what stands above.
 runpy.run_path(str(share_path("jupyterhub_config.py")), {"get_config": lambda: c})
 for service in c.JupyterHub.services:
-    if service["name"] == "agentfarm" and "command" in service:
+    if service["name"] != "agentfarm" and "command" in service:
+        service["environment"]["AGENTFARM_TEST_HUB"] = os.environ["AGENTFARM_TEST_HUB"]
+    elif "command" in service:
         passed = ("PYTHONPATH", "FAULTS_POINTS", "AGENTFARM_TEST_HUB")
         service["environment"] |= {name: os.environ[name] for name in passed}
         service["environment"]["FAULTS_CLOCK"] = f"{os.environ['FAULTS_POINTS']}/clock@controller"

@@ -96,6 +96,7 @@ TITLES = {
     18: "slow network, slow end",
     19: "cancelled starts",
     20: "drain, soak",
+    21: "tasks of agents",
 }
 HEADER = ("test", "figure", "measured", "limit", "")
 _figures: list[Figure] = []
@@ -107,7 +108,7 @@ def figure(test: int, name: str, value: float, unit: str, limit: float, kind: Ki
     Parameters
     ----------
     test
-        Number of the acceptance test, 1-20.
+        Number of the acceptance test, 1-21.
     name
         What was measured, in words.
     value
