@@ -46,6 +46,7 @@ CUSTOM_SCOPES = {
     "custom:agentfarm:nodes:manage": "Add, cordon, drain and remove nodes",
     "custom:agentfarm:leases:read": "See everybody's leases",
     "custom:agentfarm:leases:manage": "Make and end everybody's leases",
+    "custom:agentfarm:limits:manage": "Limit what an owner may have",
     "custom:benchmark:runs:read": "See benchmark runs and reports",
     "custom:benchmark:runs:manage": "Start and cancel benchmark runs",
 }

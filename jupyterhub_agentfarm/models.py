@@ -18,7 +18,13 @@ NODED_OPTION = re.compile(r"--(?!state-dir=|simulated-gpus=)[A-Za-z][A-Za-z0-9_.
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_:][A-Za-z0-9_:%-]{0,62}(\.[A-Za-z0-9_:%-]{1,63}){0,126}\.?")
 #: No GPU has more memory: a petabyte.
 _MOST_BYTES = 2**50
+#: No machine has more cores, and no owner more servers or GPUs.
+_MOST_CPUS = 100_000
+_MOST_HELD = 100_000
+_MOST_GPU_HOURS = 1e9
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+#: What Jupyter takes as the name of a kernelspec.
+KERNEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 Role = Literal["microserver", "gpuserver"]
 NodeState = Literal["ready", "unreachable", "down"]
@@ -67,6 +73,31 @@ def check_host(host: str, where: str = "host") -> str:
     if not HOST_NAME.fullmatch(host):
         raise InvalidField(where, "a host name or an IP address", host)
     return host
+
+
+def check_kernel_name(name: str, where: str = "kernel") -> str:
+    """Return `name` when it can name a kernelspec.
+
+    Raises
+    ------
+    InvalidField
+        It cannot.
+    """
+    if not KERNEL_NAME.fullmatch(name):
+        raise InvalidField(where, "the name of a kernelspec, as in python3: letters, digits, '.', '_' and '-'", name)
+    return name
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Refuse more labels, or longer ones, than anybody needs.
+
+    Raises
+    ------
+    InvalidField
+        There are.
+    """
+    if len(labels) > 32 or any(len(text) > 100 for pair in labels.items() for text in pair):
+        raise InvalidField("labels", "at most 32 labels of at most 100 characters", f"{len(labels)} labels")
 
 
 # ---- what a node is, as declared ------------------------------------------------------------------------------
@@ -302,6 +333,11 @@ class UserOptions:
     #: Higher goes first in the line.
     priority: int = 0
     restart: Restart = "never"
+    #: Name of a kernelspec that the node must have, as in "ir"; "" is any.
+    kernel: str = ""
+    #: Cores and memory that must be free on the node; the larger of these and of what the site guarantees counts.
+    cpus: float = 0
+    memory_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no farm can give."""
@@ -315,8 +351,46 @@ class UserOptions:
             raise InvalidField("priority", "a whole number from -100 to 100", self.priority)
         if len(self.gpu_model) > 100:
             raise InvalidField("gpu_model", "at most 100 characters", self.gpu_model)
-        if len(self.labels) > 32 or any(len(text) > 100 for pair in self.labels.items() for text in pair):
-            raise InvalidField("labels", "at most 32 labels of at most 100 characters", f"{len(self.labels)} labels")
+        check_labels(self.labels)
+        if self.kernel:
+            check_kernel_name(self.kernel)
+        if not 0 <= self.cpus <= _MOST_CPUS:
+            raise InvalidField("cpus", f"a number of cores from 0 to {_MOST_CPUS}", self.cpus)
+        if not 0 <= self.memory_bytes <= _MOST_BYTES:
+            raise InvalidField("memory_bytes", f"a number of bytes from 0 to {_MOST_BYTES}", self.memory_bytes)
+
+
+@dataclass(frozen=True)
+class OwnerLimits:
+    """What one owner may have, beside what the site allows everybody: the smaller of both counts.
+
+    None and nothing named: without limit of the owner's own.
+    """
+
+    #: Servers at a time; 0: none.
+    servers: int | None = None
+    #: GPUs at a time.
+    gpus: int | None = None
+    #: GPU-hours within `PlacementPolicy.gpu_hours_window`.
+    gpu_hours: float | None = None
+    #: Labels that every node of the owner's servers must have, as if each request named them.
+    labels: Mapping[str, str] = field(default_factory=dict)
+    #: Kernels that requests may name; none named here: any.
+    kernels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no limit."""
+        for name in ("servers", "gpus"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= _MOST_HELD:
+                raise InvalidField(name, f"a whole number from 0 to {_MOST_HELD}, or null", value)
+        if self.gpu_hours is not None and not 0 <= self.gpu_hours <= _MOST_GPU_HOURS:
+            raise InvalidField("gpu_hours", f"a number of hours from 0 to {_MOST_GPU_HOURS:g}, or null", self.gpu_hours)
+        check_labels(self.labels)
+        if len(self.kernels) > 100:
+            raise InvalidField("kernels", "at most 100 names of kernelspecs", f"{len(self.kernels)} names")
+        for index, name in enumerate(self.kernels):
+            check_kernel_name(name, f"kernels[{index}]")
 
 
 @dataclass(frozen=True)
@@ -328,7 +402,8 @@ class PlacementRequest:
     #: Name of the server; "" is the default one.
     server_name: str
     options: UserOptions = field(default_factory=UserOptions)
-    #: Cores and memory that must be free on the node (Spawner.cpu_guarantee, mem_guarantee).
+    #: Cores and memory that must be free on the node: the larger of the options' and of Spawner.cpu_guarantee and
+    #: mem_guarantee.
     cpus: float = 0
     memory_bytes: int = 0
     #: Groups of the owner, for quotas.

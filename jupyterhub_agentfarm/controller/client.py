@@ -8,13 +8,14 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from traitlets import Unicode, default
 from traitlets.config import Configurable
 
 from ..errors import FarmUnavailable
-from ..models import LaunchOrder, Lease, NodeSpec, PlacementRequest
+from ..models import LaunchOrder, Lease, NodeSpec, OwnerLimits, PlacementRequest
 from ..protocol import LAUNCH_SECONDS
 from ..records import from_json, to_json
 from ..server.versions import ServerEnvironment
@@ -181,6 +182,18 @@ class FarmClient(Configurable):
         """Return `window_seconds`, and in `usage` and `pools` what each owner and group uses, used lately, and may."""
         return dict(await self._request("GET", "usage"))
 
+    async def owner_limits(self, name: str) -> OwnerLimits:
+        """Return an owner's own limits; one without any has a record without limits."""
+        return from_json(OwnerLimits, await self._request("GET", _limits_path(name)), "limits")
+
+    async def set_owner_limits(self, name: str, limits: OwnerLimits) -> OwnerLimits:
+        """Limit an owner from now on; what runs goes on, what waits is decided anew."""
+        return from_json(OwnerLimits, await self._request("PUT", _limits_path(name), to_json(limits)), "limits")
+
+    async def drop_owner_limits(self, name: str) -> None:
+        """End an owner's own limits; may be called again."""
+        await self._request("DELETE", _limits_path(name))
+
     async def placements(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return why leases went where they went, newest first."""
         answer = await self._request("GET", "placements", query={"limit": str(limit)})
@@ -256,6 +269,10 @@ class FarmClient(Configurable):
             raise FarmUnavailable(
                 f"the controller does not answer at {url} ({why}): see the log of the {SERVICE} service"
             ) from exc
+
+
+def _limits_path(owner: str) -> str:
+    return f"owners/{quote(owner, safe='')}/limits"
 
 
 async def _json(response: aiohttp.ClientResponse) -> Any:
