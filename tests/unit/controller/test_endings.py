@@ -25,6 +25,7 @@ from jupyterhub_agentfarm.metrics import EXIT_CAUSES
 from jupyterhub_agentfarm.models import Lease, LeaseEnd, PlacementRequest, ServerExit, ServerStatus
 from jupyterhub_agentfarm.noded import procfs
 from jupyterhub_agentfarm.noded.orphans import NODED_VARIABLE, noded_mark
+from jupyterhub_agentfarm.transport.noded_client import NodedClient
 
 FAST = {"Inventory": {"down_after": 0.3}}
 SERVER = ServerStatus("l", 1, "exited", "boot-1", 7, 7, "127.0.0.1", 1, (), 0.0)
@@ -156,15 +157,31 @@ async def sweeping(
             yield nodes[0], farm
 
 
+def counted_looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by a node's name whenever its servers were listed."""
+    looks: list[str] = []
+    servers = NodedClient.servers
+
+    async def counted(self: NodedClient) -> tuple[ServerStatus, ...]:
+        found = await servers(self)
+        looks.append(self.node)
+        return found
+
+    monkeypatch.setattr(NodedClient, "servers", counted)
+    return looks
+
+
 async def test_a_server_without_a_lease_is_stopped_while_the_node_stays_connected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not only when a node is reached that servers are compared with the leases; others go on."""
+    looks = counted_looks(monkeypatch)
     async with sweeping(tmp_path, monkeypatch) as (_, farm):
         kept, lost = await launched(farm), await launched(farm, "bob")
         await farm.app.farm.book.release(lost.id, "as if it had slipped past")
         await eventually(lambda: not alive(lost), "the server without a lease is stopped")
-        await asyncio.sleep(0.5)  # some more looks
+        done = len(looks)
+        await eventually(lambda: len(looks) > done + 2, "the node is looked at some more")
         assert alive(kept)
         assert (await farm.client.lease(kept.id)).state == "running"
         await farm.client.release(kept.id, 1)

@@ -22,17 +22,35 @@ async def launched(farm: Controller) -> Lease:
     return await farm.client.launch((await farm.client.place(request("ada", gpus=1))).id, order())
 
 
-def eligible_with_the_old_one(farm: Controller, node: str, old: Lease, seen: list[str]) -> None:
-    """Note it whenever placement may choose the node while the old server is alive."""
+def watched(farm: Controller, node: str, old: Lease, seen: list[str], held: asyncio.Event) -> None:
+    """Note it whenever placement may choose the node while the old server is alive.
+
+    `held` is set once the comparison with the leases is all that keeps the node from placement.
+    """
     placement = farm.app.farm.placement
     tell = placement.tell
 
-    def watched(view: Any, *args: Any) -> None:
-        if view.node.name == node and view.node.eligible and view.reconciled and alive(old):
-            seen.append("eligible while the old server runs")
+    def watching(view: Any, *args: Any) -> None:
+        if view.node.name == node and view.node.eligible and alive(old):
+            if view.reconciled:
+                seen.append("eligible while the old server runs")
+            elif view.fresh:
+                held.set()
         tell(view, *args)
 
-    placement.tell = watched  # type: ignore[method-assign]
+    placement.tell = watching  # type: ignore[method-assign]
+
+
+def stops_late(monkeypatch: pytest.MonkeyPatch, held: asyncio.Event) -> None:
+    """Have nodes be asked to stop a server only when `held` is set."""
+    stop = NodedClient.stop
+
+    async def late(self: NodedClient, lease: str, grace_seconds: float = 10) -> Any:
+        async with asyncio.timeout(15):
+            await held.wait()
+        return await stop(self, lease, grace_seconds)
+
+    monkeypatch.setattr(NodedClient, "stop", late)
 
 
 @pytest.mark.parametrize("slow_stop", [False, True])
@@ -51,19 +69,15 @@ async def test_a_healed_node_ends_the_old_server_before_it_takes_a_new_one(
         assert new.node != old.node
         assert new.epoch > old.epoch
         seen: list[str] = []
-        eligible_with_the_old_one(farm, away.spec.name, old, seen)
+        held = asyncio.Event()
+        watched(farm, away.spec.name, old, seen, held)
         if slow_stop:
-            stop = NodedClient.stop
-
-            async def _slow(self: NodedClient, lease: str, grace_seconds: float = 10) -> Any:
-                await asyncio.sleep(1)
-                return await stop(self, lease, grace_seconds)
-
-            monkeypatch.setattr(NodedClient, "stop", _slow)
+            stops_late(monkeypatch, held)
         await away.start()
         await eventually(lambda: not alive(old), "the old copy is ended", timeout=15)
         await ready(farm, 2)
         assert seen == []
+        assert held.is_set() or not slow_stop
         assert alive(new)
         assert (await farm.client.lease(new.id)).state == "running"
         await farm.client.release(new.id, 1)
