@@ -10,6 +10,8 @@ Whoever submits a notebook gets a run, and may go away: nothing depends on the c
     POST   runs/ID/cancel        Run
     DELETE runs/ID               204; of a run that has ended
     GET    runs/ID/notebook      the notebook as executed so far
+    GET    runs/ID/artifacts     {"artifacts": [{path, size_bytes, sha256}, ...], "refused": [...]}
+    GET    runs/ID/artifacts/PATH    one file that the notebook left in the folder $AGENTFARM_ARTIFACTS
     GET    runs/ID/results       what the notebook published as application/vnd.agentfarm.result+json, merged
 
 A run moves one way, and every way out has a fixed reason (:data:`~.models.Reason`)::
@@ -20,7 +22,7 @@ A run moves one way, and every way out has a fixed reason (:data:`~.models.Reaso
 
 The parts, in the order of the data flow: `handlers` (HTTP), `book` (all runs of one server), `plan` (what to execute,
 checked), `execution` (a thread for each executing run), `kernel`, `channels` and `recorder` (nbclient), `journal` (what
-is kept on disk, after every cell), `events` (what followers are told).
+is kept on disk, after every cell), `artifacts` (files that the notebook leaves), `events` (what followers are told).
 """
 
 from __future__ import annotations

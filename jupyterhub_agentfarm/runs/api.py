@@ -8,7 +8,7 @@ from ..errors import AgentFarmError, ConflictError, InvalidField, NotFoundError
 from ..openapi import Api, Operation, Query, document
 from ..records_schema import Rules, Schema, Schemas
 from . import handlers
-from .models import Run, RunRequest
+from .models import Artifacts, Run, RunRequest
 
 _DESCRIPTION = (
     "Notebooks executed beside their kernel, in the user's own Jupyter server. Times are ISO 8601 in UTC, durations "
@@ -51,7 +51,11 @@ def description(base: str) -> dict[str, Any]:
         title="agentfarm runs",
         description=_DESCRIPTION,
         base=base,
-        parameters={"id": {"type": "string", "pattern": "^[0-9a-f]{16}$"}},
+        parameters={
+            "id": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+            # Slashes in it may be written as they are, or as %2F.
+            "path": {"type": "string", "minLength": 1, "maxLength": 4096},
+        },
         # Without a token Jupyter Server answers 403, or 404 to a request that a page of another site makes.
         refusals={403: "forbidden"},
         security=_SECURITY,
@@ -65,6 +69,7 @@ def _operations(schemas: Schemas) -> list[Operation]:
     request, anything = schemas.accepted(RunRequest), {"type": "object"}
     after = Query("after", {"type": "string", "pattern": "^[0-9]{1,15}$"}, "Id of the last event that was seen.")
     stream = {"text/event-stream": {"type": "string"}}
+    file = {"application/octet-stream": {"type": "string", "contentMediaType": "application/octet-stream"}}
     refused: tuple[type[AgentFarmError], ...] = (NotFoundError, ConflictError)
     return [
         Operation("POST", "runs", handlers.RunsHandler, run, 201, also=(200,), body=request, errors=(ConflictError,)),
@@ -76,5 +81,7 @@ def _operations(schemas: Schemas) -> list[Operation]:
                   errors=(NotFoundError, InvalidField)),
         Operation("GET", "runs/{id}/notebook", handlers.NotebookHandler, anything, errors=missing),
         Operation("GET", "runs/{id}/results", handlers.ResultsHandler, anything, errors=refused),
+        Operation("GET", "runs/{id}/artifacts", handlers.ArtifactsHandler, schemas.answered(Artifacts), errors=missing),
+        Operation("GET", "runs/{id}/artifacts/{path}", handlers.ArtifactHandler, None, media=file, errors=missing),
         Operation("GET", "openapi.json", handlers.DescriptionHandler, anything),
     ]  # fmt: skip

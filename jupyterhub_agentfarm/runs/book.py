@@ -20,9 +20,10 @@ from traitlets.config import LoggingConfigurable
 
 from ..errors import AgentFarmError, ConflictError, NotFoundError
 from ..traitlets import ByteSize, Seconds
+from .artifacts import Bounds, list_artifacts
 from .execution import Execution
 from .journal import Journal
-from .models import Reason, Run, RunRequest, age_seconds, utc_now
+from .models import Artifacts, Reason, Run, RunRequest, age_seconds, utc_now
 from .notebooks import executes
 from .plan import Plan, Site, prepare
 
@@ -102,6 +103,26 @@ class RunBook(LoggingConfigurable):
         """,
     )
 
+    max_artifacts = Integer(
+        1000,
+        min=0,
+        config=True,
+        help="""How many files of a run's artifacts folder are told and read; further ones are left out, by name.
+
+        More suits notebooks that write many small files; fewer keeps the list short, which is made anew, with every
+        file's checksum, at each question.
+        """,
+    )
+
+    max_artifact_bytes = ByteSize(
+        2 * 2**30,
+        config=True,
+        help="""How large the told files of a run's artifacts folder may be together (in bytes, or "2G").
+
+        Larger lets runs hand over more; smaller keeps what services fetch and keep of each run small.
+        """,
+    )
+
     root_directory = Unicode(help="The server's root directory.")
     server = Unicode("/", help="The server's base URL: what tells its runs from those of a user's other servers.")
     default_kernel_name = Unicode("python3", help="The kernel of notebooks that name none.")
@@ -166,6 +187,17 @@ class RunBook(LoggingConfigurable):
         if run_id not in self._journals:
             raise NotFoundError(f"There is no run {run_id} on this server; ended runs are kept for {self.keep:g} s.")
         return self._journals[run_id]
+
+    async def artifacts(self, run_id: str) -> Artifacts:
+        """Return what a run left in its artifacts folder so far.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such run.
+        """
+        bounds = Bounds(self.max_artifacts, self.max_artifact_bytes)
+        return await asyncio.to_thread(list_artifacts, self.journal(run_id).artifacts_folder, bounds)
 
     async def submit(self, request: RunRequest) -> tuple[Run, bool]:
         """Take a notebook. Return its run, and whether it is a new one.

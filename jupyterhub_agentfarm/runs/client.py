@@ -10,36 +10,83 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
 
 from ..errors import NodeUnreachable, RunFailed
 
 T = TypeVar("T")
+Headers = Mapping[str, str]
+
+#: Deadline of one request, a download not counted.
+REQUEST_SECONDS = 60.0
+#: A download in which nothing arrives for so long is lost.
+SILENCE_SECONDS = 30.0
 
 #: States of the runs extension that a run does not leave.
 FINAL_STATES = ("completed", "failed", "cancelled")
 
 
+class RunRefused(RunFailed):
+    """The server refused a request about a run.
+
+    Parameters
+    ----------
+    node
+        Where the server is.
+    status
+        HTTP status of its answer.
+    why
+        Its message.
+    """
+
+    def __init__(self, node: str, status: int, why: str) -> None:
+        self.status, self.why = status, why
+        super().__init__(f"the server on {node} answered {status}: {why}")
+
+
+async def _no_headers() -> Headers:
+    return {}
+
+
 class ServerRuns:
     """A client of the runs extension of one server.
+
+    Every method raises :class:`~..errors.NodeUnreachable` where there is no answer of the server's own: it, the proxy
+    or the way to it is gone for now; and :class:`RunRefused` where the server refused.
 
     Parameters
     ----------
     session
-        Carries the authorization.
+        Makes the requests.
     server_url
         Of the server, with a slash at the end.
     node
         Name of the node, for messages.
+    headers
+        Gives the headers of each request, where the session does not carry the authorization.
+    request_seconds
+        Deadline of a request, a download not counted.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, server_url: str, node: str) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        server_url: str,
+        node: str,
+        headers: Callable[[], Awaitable[Headers]] = _no_headers,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
         self._session = session
         self._url = server_url.rstrip("/") + "/agentfarm/api/v1/runs"
         self._node = node
+        self._headers = headers
+        self._timeout = aiohttp.ClientTimeout(total=request_seconds)
 
     async def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Submit a run and return it."""
@@ -53,34 +100,68 @@ class ServerRuns:
         """Return what the notebook published."""
         return await self._request("GET", f"/{run_id}/results")
 
+    async def artifacts(self, run_id: str) -> dict[str, Any]:
+        """Return `artifacts`, what the notebook left, and `refused`, sentences about what is left out."""
+        return await self._request("GET", f"/{run_id}/artifacts")
+
+    async def artifact(self, run_id: str, path: str) -> AsyncGenerator[bytes, None]:
+        """Yield the content of an artifact."""
+        async with self._download(f"/{run_id}/artifacts/{quote(path)}") as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def notebook(self, run_id: str) -> bytes:
+        """Return the notebook as executed so far."""
+        async with self._download(f"/{run_id}/notebook") as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
     async def cancel(self, run_id: str) -> None:
         """Ask for the end of a run."""
         await self._request("POST", f"/{run_id}/cancel", {})
 
-    async def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Return a decoded answer.
+    async def remove(self, run_id: str) -> None:
+        """Have the server forget a run that has ended, with its notebook and artifacts."""
+        async with self._asked("DELETE", f"/{run_id}"):
+            pass
 
-        Raises
-        ------
-        NodeUnreachable
-            There is no answer of the server's own: it, the proxy or the way to it is gone for now.
-        RunFailed
-            The server refused.
-        """
-        try:
-            async with self._session.request(method, self._url + path, json=body, allow_redirects=False) as response:
-                text = await response.text()
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            raise NodeUnreachable(self._node, f"its server did not answer ({type(exc).__name__}: {exc})") from exc
-        if response.status >= 500 or response.status in (301, 302, 303, 307, 308, 424):
-            raise NodeUnreachable(self._node, f"the proxy answered {response.status} for its server")
-        data = _decoded(text)
-        if response.status >= 400:
-            message = data.get("message") if isinstance(data, dict) else None
-            raise RunFailed(f"the server on {self._node} answered {response.status}: {message or response.reason}")
+    async def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """Return a decoded answer."""
+        async with self._asked(method, path, json=body) as response:
+            data = _decoded(await response.text())
         if not isinstance(data, dict):
             raise RunFailed(f"the server on {self._node} answered {method} {path} with no JSON object")
         return data
+
+    @asynccontextmanager
+    async def _download(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS)
+        async with self._asked("GET", path, timeout=timeout) as response:
+            yield response.content.iter_chunked(2**20)
+
+    @asynccontextmanager
+    async def _asked(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Give the answer of a request that the server took."""
+        about: dict[str, Any] = {
+            "timeout": self._timeout,
+            "headers": await self._headers(),
+            "allow_redirects": False,
+        } | options
+        # A path that is quoted already would otherwise be quoted anew, or its %2F taken for a slash.
+        url = URL(self._url + path, encoded=True)
+        try:
+            async with self._session.request(method, url, **about) as response:
+                await self._check(response)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            raise NodeUnreachable(self._node, f"its server did not answer ({type(exc).__name__}: {exc})") from exc
+
+    async def _check(self, response: aiohttp.ClientResponse) -> None:
+        if response.status >= 500 or response.status in (301, 302, 303, 307, 308, 424):
+            raise NodeUnreachable(self._node, f"the proxy answered {response.status} for its server")
+        if response.status >= 400:
+            data = _decoded(await response.text())
+            message = data.get("message") if isinstance(data, dict) else None
+            raise RunRefused(self._node, response.status, str(message or response.reason))
 
 
 def _decoded(text: str) -> Any:

@@ -131,7 +131,11 @@ class Execution:
         recorder.set_widgets_metadata()
 
     async def _start_kernel(self, recorder: Recorder) -> None:
-        environment = {**self._plan.environment, "AGENTFARM_RUN_ID": self.journal.run.id}
+        environment = {
+            **self._plan.environment,
+            "AGENTFARM_RUN_ID": self.journal.run.id,
+            "AGENTFARM_ARTIFACTS": str(self.journal.artifacts_folder.absolute()),
+        }
         client = await self._kernel.start(self._plan.working_directory, environment)
         recorder.kc = client
         try:

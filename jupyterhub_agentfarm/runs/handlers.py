@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +17,7 @@ from tornado.iostream import StreamClosedError
 from ..bodies import check_content_type, decode
 from ..errors import AgentFarmError, BodyTooLarge, InvalidField, NotFoundError
 from ..records import from_json, to_json
+from .artifacts import open_artifact
 from .book import RunBook
 from .events import EventFeed
 from .models import RunRequest
@@ -26,6 +28,9 @@ KEEPALIVE_SECONDS = 15
 
 #: A notebook with large outputs is some tens of MiB; the server itself reads up to `ServerApp.max_body_size`.
 MAX_BODY_BYTES = 64 * 2**20
+
+#: How much of a file is sent at a time.
+CHUNK_BYTES = 2**20
 
 _REASONS = {400: "invalid", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
 
@@ -40,6 +45,8 @@ def handlers(base_url: str, book: RunBook) -> list[tuple[str, type[web.RequestHa
         (one + "/events", EventsHandler),
         (one + "/notebook", NotebookHandler),
         (one + "/results", ResultsHandler),
+        (one + "/artifacts", ArtifactsHandler),
+        (one + "/artifacts/(?P<path>.+)", ArtifactHandler),
         (r"agentfarm/api/v1/openapi\.json", DescriptionHandler),
         (r"agentfarm/api/v1/runs/.*", NothingHandler),
     ]
@@ -140,6 +147,48 @@ class ResultsHandler(_Handler):
         """Answer what the notebook published so far."""
         notebook = await asyncio.to_thread(self.book.journal(run_id).read_notebook)
         self.finish(json.dumps(results(notebook)))
+
+
+class ArtifactsHandler(_Handler):
+    """The files that a run left in its artifacts folder."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, run_id: str) -> None:
+        """Answer what there is so far, each with its size and checksum, and what is left out."""
+        self.finish(json.dumps(to_json(await self.book.artifacts(run_id))))
+
+
+class ArtifactHandler(_Handler):
+    """One file of a run's artifacts folder."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, run_id: str, path: str) -> None:
+        """Send the file."""
+        folder = self.book.journal(run_id).artifacts_folder
+        descriptor = await asyncio.to_thread(open_artifact, folder, path)
+        try:
+            await self._send(descriptor, os.fstat(descriptor).st_size)
+        except StreamClosedError:
+            return  # the reader went away
+        finally:
+            os.close(descriptor)
+        self.finish(set_content_type="application/octet-stream")
+
+    async def _send(self, descriptor: int, left: int) -> None:
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header("Content-Disposition", "attachment")
+        self.set_header("Content-Length", left)
+        # What is appended meanwhile is not of the file that was announced.
+        while left > 0:
+            chunk = await asyncio.to_thread(os.read, descriptor, min(left, CHUNK_BYTES))
+            if not chunk:  # it has become shorter: the reader must not take what it has for the whole
+                self.detach().close()
+                raise StreamClosedError
+            self.write(chunk)
+            await self.flush()
+            left -= len(chunk)
 
 
 class EventsHandler(_Handler):

@@ -5,6 +5,7 @@ A run's folder (0700) holds::
     run.json         {"server", "idempotency_key", "run": Run}, replaced at every change
     notebook.ipynb   as executed so far, replaced after every cell
     events.jsonl     what followers are told
+    artifacts/       what the notebook leaves there, which $AGENTFARM_ARTIFACTS names
     lock             locked by the server that has the run, as long as that server lives
 
 The lock tells the runs of a server that is gone from those of another living server with the same home directory.
@@ -26,6 +27,7 @@ from nbformat import NotebookNode
 from nbformat.notebooknode import from_dict
 
 from ..records import from_json, to_json
+from . import artifacts
 from .events import EventFeed
 from .files import replace_file
 from .models import Reason, Run, State, utc_now
@@ -56,6 +58,7 @@ class Journal:
             The folder cannot be made or written.
         """
         folder.mkdir(mode=0o700)
+        (folder / artifacts.FOLDER).mkdir(mode=0o700)
         journal = cls(folder, run, server, idempotency_key, EventFeed(folder / "events.jsonl"))
         journal.lock()
         journal.save_notebook(notebook)
@@ -80,6 +83,11 @@ class Journal:
     def notebook_path(self) -> Path:
         """The file of the notebook as executed so far."""
         return self.folder / "notebook.ipynb"
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """The folder whose files are the run's artifacts."""
+        return self.folder / artifacts.FOLDER
 
     def lock(self) -> bool:
         """Take the run for this process and return True, or return False when another process has it."""

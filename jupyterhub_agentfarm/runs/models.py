@@ -115,6 +115,25 @@ class Run:
         return self.state in FINAL_STATES
 
 
+@dataclass(frozen=True)
+class RunArtifact:
+    """A file that the notebook left in the folder that $AGENTFARM_ARTIFACTS names."""
+
+    #: Relative, with slashes.
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What a run left so far."""
+
+    artifacts: tuple[RunArtifact, ...] = ()
+    #: Sentences that say which files are left out, and why.
+    refused: tuple[str, ...] = ()
+
+
 class RunEnded(RunFailed):
     """The run ends here, and `why` it does is known."""
 

@@ -23,7 +23,7 @@ METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
 SAMPLES = {
     "controller": {"name": "gpu01", "id": "0" * 32},
     "benchmark": {"id": "20261122-101010-abcdef"},
-    "runs": {"id": "0" * 16},
+    "runs": {"id": "0" * 16, "path": "a.csv"},
 }
 #: Routes that are no part of an API: pages for people, and the metrics, whose format is Prometheus' own.
 PAGES = {

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
 from jupyterhub_agentfarm.errors import InvalidField
-from jupyterhub_agentfarm.runs.parameters import MAX_DEPTH, inject, source
+from jupyterhub_agentfarm.runs.literals import Language
+from jupyterhub_agentfarm.runs.parameters import inject, source
+
+MAX_DEPTH = Language.max_depth
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,10}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name))
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()))
