@@ -1,0 +1,356 @@
+"""Registry: who is an agent, and what becomes of it.
+
+::
+
+    register ──▶ active ◀──resume── suspended
+                   │  └──suspend──────▲ │
+                   └─────retire─────────┴──▶ retired      the name stays reserved; expiry retires too
+
+The agents are kept in memory and in the database. A change is written down before anything else is done about it;
+what Hub and controller have to do for it is then done by :mod:`.settling`, again and again until it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from traitlets.config import LoggingConfigurable
+
+from ..errors import AgentFarmError, ConflictError, InvalidField
+from ..logs import LogLine
+from ..services.followers import Followers
+from ..tasks import OwnedTasks
+from ..traitlets import Seconds
+from .access import unknown_agent
+from .agent_store import STORE_ERRORS, AgentStore, KeptAgent, Stage, taken
+from .hub_users import TASKS_NOTE, HubUsers
+from .limits import FarmLimits
+from .models import Agent, AgentRequest, AgentState, NewToken
+from .registering import Registrar
+from .settling import Settler
+from .tokens import TaskTokens
+
+#: What followers of all agents follow; the events are `agent`, with the record.
+AGENTS = "agents"
+
+
+class Registry(LoggingConfigurable):
+    """The agents of this Hub.
+
+    Parameters
+    ----------
+    store
+        The agents in the database.
+    users
+        Their Hub users.
+    limits
+        Their limits at the controller.
+    clock
+        Seconds since the epoch.
+    """
+
+    check_interval = Seconds(
+        15,
+        help="How often agents are looked at, in seconds: whether one has expired, whether something is left to do "
+        "for one that was suspended or retired, and when they were active at the Hub. Smaller: expiry is kept more "
+        "exactly; larger: less work for the Hub.",
+    ).tag(config=True)
+    patience = Seconds(
+        20,
+        help="How long a request to suspend or retire an agent waits until its servers are stopped, in seconds. After "
+        "that it is answered, and the work goes on.",
+    ).tag(config=True)
+    stop_timeout = Seconds(
+        60, help="How long servers of an agent may take to end, in seconds, before they are asked to end anew."
+    ).tag(config=True)
+
+    def __init__(
+        self,
+        store: AgentStore,
+        users: HubUsers,
+        limits: FarmLimits,
+        clock: Callable[[], float] = time.time,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._store, self._users, self._limits, self._clock = store, users, limits, clock
+        self._agents: dict[str, KeptAgent] = {}
+        self._seen: dict[str, float] = {}
+        self._left: dict[str, str] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._owned = OwnedTasks(self.log)
+        self._registrar = Registrar(store, users, limits, clock)
+        self._settler = Settler(users, limits, self.stop_timeout)
+        self.followers = Followers()
+        #: For the servers of agents.
+        self.tokens = TaskTokens(users, self.is_active, clock)
+        self._settler.revoked.append(self.tokens.forget)
+        #: Who ends the tasks of an agent that is suspended or retired.
+        self.holds = self._settler.holds
+        #: Who is told that the tokens of an agent were revoked.
+        self.revoked = self._settler.revoked
+
+    # ---- life ----
+
+    async def open(self) -> None:
+        """Read the agents, and begin to look after them."""
+        for kept in await self._store.agents():
+            self._agents[kept.agent.name] = kept
+        self._owned.start(self._look_after(), "looking after agents")
+
+    async def close(self) -> None:
+        """Finish; a second call does nothing."""
+        await self._owned.aclose()
+        await self._save_seen()
+
+    # ---- for those who ask ----
+
+    def find(self, name: str) -> Agent | None:
+        """Return the agent of this name, or None."""
+        kept = self._agents.get(name)
+        if kept is None or kept.stage == "registering":
+            return None
+        seen = self._seen.get(name)
+        return kept.agent if seen is None else replace(kept.agent, last_seen_at=seen)
+
+    def agent(self, name: str) -> Agent:
+        """Return the agent of this name.
+
+        Raises
+        ------
+        NotFoundError
+            There is none.
+        """
+        found = self.find(name)
+        if found is None:
+            raise unknown_agent(name)
+        return found
+
+    def agents(self) -> list[Agent]:
+        """Return all agents, the retired ones too, by name."""
+        return [agent for name in sorted(self._agents) if (agent := self.find(name)) is not None]
+
+    def is_active(self, name: str) -> bool:
+        """Whether there is an active agent of this name."""
+        kept = self._agents.get(name)
+        return kept is not None and kept.stage == "ready" and kept.agent.state == "active"
+
+    def left_to_do(self, name: str) -> str:
+        """Return what Hub and controller still have to do until they are as the agent's record says; "": nothing."""
+        kept = self._agents.get(name)
+        return "" if kept is None or kept.stage == "ready" else self._left.get(name) or "its servers are stopping"
+
+    def seen(self, name: str, at: float | None = None) -> None:
+        """Note that an agent did something."""
+        known = self._seen.get(name) or self.agent(name).last_seen_at or 0.0
+        self._seen[name] = max(known, self._clock() if at is None else at)
+
+    # ---- for admins ----
+
+    async def register(self, request: AgentRequest, by: str, kind: str = "user") -> tuple[Agent, NewToken]:
+        """Register an agent; return it and its token, which nobody can read again.
+
+        Parameters
+        ----------
+        by
+            Who asks.
+        kind
+            What `by` is; only a "user" is the owner unless one is named.
+
+        Raises
+        ------
+        InvalidField
+            A field cannot be used.
+        ConflictError
+            The name is taken, or the Hub refuses the user or a group.
+        """
+        owner = request.owner or (by if kind == "user" else "")
+        if not owner or self.find(owner) is not None:
+            raise InvalidField("owner", "the Hub user, no agent, who answers for the agent", owner)
+        async with self._locks[request.name]:
+            self._check_free(request.name)
+            try:
+                agent, token = await self._registrar.register(request, owner, by)
+            finally:
+                await self._read_again(request.name)
+        self.log.info("%s", LogLine("agent registered", agent=agent.name, owner=agent.owner, by=by,
+                                    expires=agent.expires_at, token_expires=token.expires_at))  # fmt: skip
+        self._tell(agent)
+        return agent, token
+
+    async def rotate(self, name: str, by: str, seconds: float) -> NewToken:
+        """Revoke an agent's tokens and return a new one; tasks and servers go on.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such agent.
+        ConflictError
+            It is not active.
+        """
+        async with self._locks[name]:
+            agent = self._in_state(name, "active")
+            await self._settler.revoke(name, (TASKS_NOTE,))
+            token = await self._registrar.mint(agent, seconds)
+        self.log.info("%s", LogLine("token of agent replaced", agent=name, by=by, token_expires=token.expires_at))
+        return token
+
+    async def suspend(self, name: str, by: str, reason: str = "") -> Agent:
+        """Stop an agent's servers, revoke its tokens and hold its tasks.
+
+        What is not done when this returns is tried until it is: see :meth:`left_to_do`.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such agent.
+        ConflictError
+            It is not active.
+        """
+        return await self._end(name, ("active",), "suspended", f"{reason} ({by})" if reason else f"by {by}")
+
+    async def retire(self, name: str, by: str, reason: str = "") -> Agent:
+        """Stop an agent's servers, revoke its tokens, cancel its tasks and delete its Hub user, for good.
+
+        What is not done when this returns is tried until it is: see :meth:`left_to_do`.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such agent.
+        ConflictError
+            It is retired already.
+        """
+        return await self._end(name, ("active", "suspended"), "retired", f"{reason} ({by})" if reason else f"by {by}")
+
+    async def resume(self, name: str, by: str) -> Agent:
+        """Let a suspended agent work again; it needs a new token, which :meth:`rotate` gives.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such agent.
+        ConflictError
+            It is not suspended.
+        """
+        async with self._locks[name]:
+            agent = self._in_state(name, "suspended")
+            if self.left_to_do(name):  # or tokens that were to be revoked would be good again
+                await self._settler.settle(agent)
+            await self._limits.allow(agent)
+            agent = await self._save(replace(agent, state="active", detail="", ended_at=None), "ready")
+        self.log.info("%s", LogLine("agent resumed", agent=name, by=by))
+        return agent
+
+    # ---- inside ----
+
+    def _in_state(self, name: str, *states: AgentState) -> Agent:
+        agent = self.agent(name)
+        if agent.state not in states:
+            raise ConflictError(f"the agent {name} is {agent.state}, not {' or '.join(states)}")
+        return agent
+
+    async def _save(self, agent: Agent, stage: Stage) -> Agent:
+        kept = KeptAgent(agent, stage)
+        await self._store.save(kept)
+        self._agents[agent.name] = kept
+        self._tell(agent)
+        return self.agent(agent.name)
+
+    def _tell(self, agent: Agent) -> None:
+        self.followers.tell(AGENTS, "agent", agent)
+
+    async def _end(self, name: str, states: tuple[AgentState, ...], state: AgentState, detail: str) -> Agent:
+        async with self._locks[name]:
+            agent = self._in_state(name, *states)
+            agent = await self._save(replace(agent, state=state, detail=detail, ended_at=self._clock()), "settling")
+            self.tokens.forget(name)
+        self.log.info("%s", LogLine(f"agent {state}", agent=name, detail=detail))
+        settling = self._owned.start(self._quietly(self._settle(name), name), f"settling {name}")
+        await asyncio.wait({settling}, timeout=self.patience)
+        return self.agent(name)
+
+    def _check_free(self, name: str) -> None:
+        known = self._agents.get(name)
+        if known is not None and known.stage == "registering":
+            raise ConflictError(f"an earlier registration of {name} is still being undone: try again in a minute")
+        if known is not None:
+            raise ConflictError(taken(known.agent))
+
+    async def _read_again(self, name: str) -> None:
+        """Know what the database knows: an agent, a registration that could not be undone, or nothing."""
+        kept = await self._store.find(name)
+        if kept is None:
+            self._agents.pop(name, None)
+        else:
+            self._agents[name] = kept
+
+    # ---- what is done again and again ----
+
+    async def _look_after(self) -> None:
+        while True:
+            await self._quietly(self._retire_expired())
+            for name, kept in list(self._agents.items()):
+                if kept.stage == "settling":
+                    await self._quietly(self._settle(name), name)
+                elif kept.stage == "registering":
+                    await self._quietly(self._undo(name), name)
+            await self._quietly(self._note_activity())
+            await self._quietly(self._save_seen())
+            await asyncio.sleep(self._pause())
+
+    async def _quietly(self, work: Coroutine[Any, Any, None], name: str = "") -> None:
+        """Do work that is tried again when it fails."""
+        try:
+            await work
+            self._left.pop(name, None)
+        except (AgentFarmError, *STORE_ERRORS) as exc:
+            self._left[name] = message = exc.message if isinstance(exc, AgentFarmError) else str(exc)
+            self.log.warning("%s", LogLine("agents are looked after again later", agent=name or None, detail=message))
+
+    async def _settle(self, name: str) -> None:
+        async with self._locks[name]:
+            kept = self._agents[name]
+            if kept.stage == "settling":
+                await self._settler.settle(kept.agent)
+                await self._save(kept.agent, "ready")
+                self.log.info("%s", LogLine("agent settled", agent=name, state=kept.agent.state))
+
+    async def _undo(self, name: str) -> None:
+        async with self._locks[name]:
+            await self._registrar.undo(name)
+            await self._read_again(name)
+        self.log.info("%s", LogLine("registration undone", agent=name))
+
+    async def _retire_expired(self) -> None:
+        now = self._clock()
+        for agent in self.agents():
+            if agent.state != "retired" and agent.expires_at is not None and agent.expires_at <= now:
+                await self._end(agent.name, ("active", "suspended"), "retired", "expired")
+
+    async def _note_activity(self) -> None:
+        if any(self.is_active(name) for name in self._agents):
+            for name, at in (await self._users.active_at()).items():
+                if self.is_active(name):
+                    self.seen(name, at)
+
+    async def _save_seen(self) -> None:
+        changed = {
+            name: at for name, at in self._seen.items()
+            if name in self._agents and self._agents[name].agent.last_seen_at != at
+        }  # fmt: skip
+        await self._store.save_seen(changed)
+        for name, at in changed.items():
+            kept = self._agents[name]
+            self._agents[name] = replace(kept, agent=replace(kept.agent, last_seen_at=at))
+
+    def _pause(self) -> float:
+        """Return how long until the agents are looked at again: not beyond the next expiry."""
+        ends = [agent.expires_at for agent in self.agents() if agent.state != "retired" and agent.expires_at]
+        soonest = min((end - self._clock() for end in ends), default=self.check_interval)
+        return float(max(0.05, min(self.check_interval, soonest)))
