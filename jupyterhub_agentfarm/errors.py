@@ -9,6 +9,8 @@
     ├── WrongContentType         a request's body is not declared as JSON
     ├── NotFoundError            the named thing does not exist
     ├── ConflictError            the thing exists, but not in a state that allows this
+    │   └── Fenced               the attempt is over: another one, or none, has the task
+    ├── NoSpace                  a file cannot be kept: the disk is full, or the file is too large
     ├── PlacementRefused         no node could ever serve the request
     ├── QuotaExceeded            the owner may not have more
     ├── FarmUnavailable          the controller did not answer
@@ -129,6 +131,35 @@ class ConflictError(AgentFarmError):
 
     reason = "conflict"
     http_status = 409
+
+
+class Fenced(ConflictError):
+    """The attempt is over: what is told about it is refused.
+
+    Parameters
+    ----------
+    task
+        The attempt's task.
+    number
+        The attempt's number within the task.
+    """
+
+    reason = "fenced"
+
+    def __init__(self, task: str, number: int) -> None:
+        self.task, self.number = task, number
+        super().__init__(f"attempt {number} of task {task} is over: what it leaves is not kept")
+
+    def facts(self) -> dict[str, object]:
+        """Return the task and the attempt's number."""
+        return {"task": self.task, "attempt": self.number}
+
+
+class NoSpace(AgentFarmError):
+    """A file cannot be kept: the disk is full or cannot be written, or the file is larger than what is kept."""
+
+    reason = "no_space"
+    http_status = 507
 
 
 class PlacementRefused(AgentFarmError):

@@ -286,8 +286,8 @@ class Task:
     allowed: int = 1
     #: Hub user who was asked to look at it; None: nobody.
     assignee: str | None = None
-    #: Somebody asked for its end while it executes.
-    cancelling: bool = False
+    #: Why its attempt is to end: "cancelled", "agent_suspended" or "agent_retired"; None: it goes on.
+    ending: TaskReason | None = None
     started_at: float | None = None
     ended_at: float | None = None
     error: TaskError | None = None
@@ -296,6 +296,11 @@ class Task:
     def ended(self) -> bool:
         """Whether it is in a state that it does not leave by itself."""
         return self.state in FINAL_STATES
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether somebody asked for the end of its attempt."""
+        return self.ending is not None
 
 
 @dataclass(frozen=True)
@@ -325,6 +330,17 @@ class Attempt:
     def key(self) -> str:
         """What makes the submission of its run the same run, however often it is made."""
         return f"task-{self.task}-{self.number}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an attempt is."""
+
+    attempt: int
+    cells_done: int
+    cells_total: int
+    #: Index of the cell that executes now, counting all cells from 0.
+    current_cell: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,395 @@
+"""TaskBook: all tasks, every change of them, and who is told.
+
+Whatever changes a task goes through here: it is decided and written in one transaction (:mod:`.steps`), and when a
+method returns it is committed. Then those who follow are told, in the order of the commits::
+
+    topic                 events
+    a task's id           task (the record), change, attempt, progress, artifact
+    "board"               task, change: of all tasks
+
+`changed` is set after each of them: who waits for work clears it, looks, and waits again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from traitlets import Integer
+from traitlets.config import LoggingConfigurable
+
+from ..inventory.database import Database
+from ..services.followers import Followers
+from ..tasks import OwnedTasks
+from ..traitlets import ByteSize, Seconds
+from . import states, steps
+from .files import TaskFiles
+from .models import Artifact, Attempt, Change, Progress, Task, TaskError, TaskReason, TaskRequest, TaskState
+from .task_store import TaskFilter, TaskStore
+from .task_tables import Tables, Told
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: The topic of those who follow all tasks.
+BOARD = "board"
+#: How often tasks are looked for that were kept long enough, in seconds.
+_FORGET_SECONDS = 3600.0
+
+
+class TaskBook(LoggingConfigurable):
+    """The tasks of all agents.
+
+    - A method that changes something returns when that is committed, and tells it even when its caller is cancelled.
+    - A task is never in two attempts: what is told about an attempt that is over raises `Fenced`.
+    - What a submission cannot finish, it leaves no trace of.
+
+    Parameters
+    ----------
+    database
+        SQLite or PostgreSQL; opened here when it is not yet, and not closed.
+    directory
+        Folder for notebooks and artifacts, one folder below it for each task.
+    clock
+        Seconds since the epoch.
+    """
+
+    keep = Seconds(
+        30 * 86400.0,
+        help="How long a task is kept after its end, with its notebook and artifacts, in seconds or as '30d'. Longer: "
+        "results wait for those who come late; shorter: disk space is free earlier. A task that another one still "
+        "needs is kept in any case.",
+    ).tag(config=True)
+
+    max_artifacts = Integer(
+        1000,
+        min=0,
+        help="How many files are kept of an attempt. More: views of a task become slow.",
+    ).tag(config=True)
+    max_artifacts_bytes = ByteSize(
+        4 * 2**30,
+        help="How much is kept of the files of an attempt, in bytes or as '4G'. Larger lets whoever submits tasks fill "
+        "more of the disk.",
+    ).tag(config=True)
+
+    def __init__(
+        self, database: Database, directory: Path, clock: Callable[[], float] = time.time, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.files = TaskFiles(directory, parent=self)
+        self.followers = Followers()
+        #: Set whenever something changed.
+        self.changed = asyncio.Event()
+        #: Called with a task whose attempt is to end, for the reason in `task.ending`.
+        self.cancelled: list[Callable[[Task], None]] = []
+        self._store = TaskStore(database, self._tell, clock)
+        self._clock = clock
+        self._progress: dict[str, Progress] = {}
+        self._owned = OwnedTasks(self.log)
+
+    # ---- life ----
+
+    async def open(self) -> None:
+        """Make tables and folder, and remove what a submission left behind when its service was killed.
+
+        Raises
+        ------
+        ConfigError
+            The database cannot be used.
+        NoSpace
+            The folder cannot be made.
+        """
+        await self._store.open()
+        await self.files.open()
+        await self.files.sweep(self._store.known)
+        self._owned.start(self._forget_by_and_by(), "forgetting of tasks")
+
+    async def aclose(self) -> None:
+        """Finish what was asked for; a second call does nothing."""
+        await self._owned.aclose()
+        await self._store.aclose()
+
+    async def _forget_by_and_by(self) -> None:
+        while True:
+            await self.forget(self._clock() - self.keep)
+            await asyncio.sleep(_FORGET_SECONDS)
+
+    async def forget(self, before: float) -> int:
+        """Forget the tasks that ended before this time, with their files; return how many there were."""
+        forgotten = await self._store.forget(before)
+        for task_id in forgotten:
+            await self.files.forget(task_id)
+        return len(forgotten)
+
+    # ---- for those who ask ----
+
+    async def submit(self, request: TaskRequest, agent: str, by: str, notebook: bytes | None) -> tuple[Task, bool]:
+        """Take a task of `agent`, asked for by `by`; return it, and whether it is new.
+
+        It is not when the agent has one with the same idempotency key: then that one is returned.
+
+        Raises
+        ------
+        InvalidField
+            A task that it needs does not exist.
+        ConflictError
+            The agent has used the idempotency key for something else.
+        NoSpace
+            The notebook cannot be kept.
+        """
+        task_id = steps.new_id()
+        if notebook is not None:
+            await self.files.save_notebook(task_id, notebook)
+        try:
+            task = await self._do(steps.submit, steps.Submission(task_id, request, agent, by, notebook))
+        except Exception:
+            await self.files.forget(task_id)
+            raise
+        if task.id != task_id:
+            await self.files.forget(task_id)
+            return task, False
+        await self.files.settle(task_id)
+        return task, True
+
+    async def task(self, task_id: str) -> Task:
+        """Return a task.
+
+        Raises
+        ------
+        NotFoundError
+            There is none with this id.
+        """
+        return await self._store.task(task_id)
+
+    async def tasks(self, wanted: TaskFilter | None = None) -> list[Task]:
+        """Return the tasks that are wanted, the newest first.
+
+        Raises
+        ------
+        InvalidField
+            The cursor is no task's id.
+        """
+        return await self._store.tasks(wanted or TaskFilter())
+
+    async def changes(self, task_id: str, after: int = 0) -> list[Change]:
+        """Return what happened to a task after the change with number `after`, in its order."""
+        return await self._store.changes(task_id, after)
+
+    async def attempts(self, task_id: str) -> list[Attempt]:
+        """Return the attempts of a task, the first one first."""
+        return await self._store.attempts(task_id)
+
+    async def artifacts(self, task_id: str) -> list[Artifact]:
+        """Return what the attempts of a task left, by attempt and path."""
+        return await self._store.artifacts(task_id)
+
+    async def counts(self) -> Mapping[TaskState, int]:
+        """Return how many tasks there are in each state."""
+        return await self._store.counts()
+
+    def progress_of(self, task_id: str) -> Progress | None:
+        """Return how far a task's attempt is; None where that is not known."""
+        return self._progress.get(task_id)
+
+    async def cancel(self, task_id: str, by: str) -> Task:
+        """End a task, or ask for the end of its attempt when it executes.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such task.
+        ConflictError
+            It has ended.
+        """
+        return await self._do(steps.cancel, task_id, by)
+
+    async def retry(self, task_id: str, by: str) -> Task:
+        """Allow a cancelled or discarded task one more attempt.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such task.
+        ConflictError
+            It is in another state, or needs a task that will not be completed.
+        """
+        return await self._do(steps.retry, task_id, by)
+
+    async def hand_over(self, task_id: str, to: str, by: str, note: str = "", *, agent: bool = False) -> Task:
+        """Give a task to another agent, which is then to execute it, or ask the person `to` to look at it.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such task.
+        ConflictError
+            It executes or is completed, and is to go to an agent.
+        """
+        return await self._do(steps.hand_over, task_id, to, by, note, agent)
+
+    async def hold(self, agent: str, reason: TaskReason) -> list[Task]:
+        """Ask for the end of all attempts of an agent; return the tasks that changed.
+
+        With "agent_suspended" they will be available again; with "agent_retired" they will be cancelled, and all
+        other tasks of the agent that have not ended are cancelled at once.
+        """
+        return await self._do(steps.hold, agent, reason)
+
+    # ---- for the dispatcher ----
+
+    async def promote(self, now: float) -> float | None:
+        """Make available what is due at `now`; return when the next one is, or None.
+
+        A task is due when its time has come and what it needs is completed. One that needs a task that will not be
+        completed is discarded.
+        """
+        return await self._store.do(partial(steps.promote, now=now))
+
+    async def available(self, limit: int = 100) -> list[Task]:
+        """Return tasks that may be claimed: of each agent at most `limit`, by priority and then by age."""
+        return await self._store.available(limit)
+
+    async def claim(self, task_id: str, server_name: str | None = None) -> tuple[Task, Attempt]:
+        """Begin an attempt of a task, in the server named, or in one with a name of its own.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such task.
+        ConflictError
+            It is not available any more.
+        """
+        return await self._do(steps.claim, task_id, server_name)
+
+    async def executing(self) -> list[tuple[Task, Attempt]]:
+        """Return all attempts that go on."""
+        return await self._store.executing()
+
+    async def note(self, attempt: Attempt, **changes: Any) -> Attempt:
+        """Keep what became known of an attempt: phase, node, run_id, running_at, server_name, detail; return it.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        """
+        return await self._do(steps.note, attempt, changes)
+
+    def progress(self, attempt: Attempt, cells_done: int, cells_total: int, current_cell: int | None = None) -> None:
+        """Tell how far an attempt is; kept in memory only."""
+        progress = Progress(attempt.number, cells_done, cells_total, current_cell)
+        self._progress[attempt.task] = progress
+        self.followers.tell(attempt.task, "progress", progress)
+
+    async def finish(
+        self,
+        attempt: Attempt,
+        outcome: TaskReason,
+        detail: str = "",
+        error: TaskError | None = None,
+        pause_seconds: float = 0,
+    ) -> Task:
+        """End an attempt; what becomes of its task is decided by :func:`.states.after_attempt`.
+
+        Parameters
+        ----------
+        outcome
+            "completed", a reason of the farm or of the notebook, or that for which its end was asked.
+        detail
+            The outcome for people.
+        error
+            The exception that the notebook ended with.
+        pause_seconds
+            How long the task waits before another attempt.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over already.
+        """
+        ended = states.Ended(outcome, detail, error, pause_seconds)
+        return await self._do(steps.finish, attempt, ended)
+
+    async def keep_notebook(self, attempt: Attempt, notebook: bytes) -> None:
+        """Keep the notebook as the attempt has executed it so far.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        NoSpace
+            It cannot be kept.
+        """
+        await self._store.check_current(attempt)
+        await self.files.save_executed(attempt, notebook)
+
+    async def keep_artifact(self, attempt: Attempt, path: str, content: AsyncIterator[bytes]) -> Artifact:
+        """Keep a file that the attempt left, as it comes in; return what it is.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        InvalidField
+            The path is none that is kept.
+        NoSpace
+            It cannot be kept.
+        """
+        await self._store.check_current(attempt)
+        received = await self.files.receive(attempt, path, content)
+        try:
+            await self.add_artifact(attempt, received.artifact)
+        except BaseException:
+            await self.files.drop(received)
+            raise
+        await self.files.keep(received)
+        return received.artifact
+
+    async def add_artifact(self, attempt: Attempt, artifact: Artifact) -> None:
+        """Keep what is known of a file that the attempt left; one of the same path is replaced.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        NoSpace
+            It has left too many files, or too much in them.
+        """
+        most = steps.ArtifactLimits(self.max_artifacts, self.max_artifacts_bytes)
+        await self._do(steps.add_artifact, attempt, artifact, most)
+
+    # ---- telling ----
+
+    async def _do(self, step: Callable[Concatenate[Tables, P], T], *arguments: P.args, **options: P.kwargs) -> T:
+        return await self._store.do(lambda tables: step(tables, *arguments, **options))
+
+    def _tell(self, told: Sequence[Told]) -> None:
+        """Tell those who follow, after the commit."""
+        for each in told:
+            self._tell_one(each)
+        self.changed.set()
+
+    def _tell_one(self, told: Told) -> None:
+        if told.attempt is not None:
+            self.followers.tell(told.attempt.task, "attempt", told.attempt)
+        if told.artifact is not None:
+            self.followers.tell(told.artifact.task, "artifact", told.artifact)
+        if told.task is None or told.change is None:
+            return
+        for topic in (told.task.id, BOARD):
+            self.followers.tell(topic, "task", told.task)
+            self.followers.tell(topic, "change", told.change)
+        self._after_change(told.task)
+
+    def _after_change(self, task: Task) -> None:
+        if task.state != "executing":
+            self._progress.pop(task.id, None)
+        elif task.ending is not None:
+            for callback in list(self.cancelled):
+                callback(task)
+        if task.ended:
+            self.followers.finish(task.id)
