@@ -16,7 +16,7 @@ from ..records import to_json
 from . import states
 from .models import Artifact, Attempt, Task, TaskReason, TaskRequest, TaskState
 from .states import Ended
-from .task_tables import Tables, Why, needs_table, task_of, tasks_table
+from .task_tables import TASK_COLUMNS, Tables, Why, needs_table, task_of, tasks_table
 
 #: What may become known of an attempt while it goes on.
 NOTABLE = frozenset({"phase", "node", "run_id", "running_at", "server_name", "detail"})
@@ -74,15 +74,15 @@ def _known(tables: Tables, asked: Submission, digest: str) -> Task | None:
         return None
     table = tasks_table.c
     same = (table.submitted_for == asked.agent, table.idempotency_key == asked.request.idempotency_key)
-    found = tables.connection.execute(sa.select(table.digest, table.record).where(*same)).first()
+    found = tables.connection.execute(sa.select(table.digest, table.id, *TASK_COLUMNS).where(*same)).first()
     if found is None:
         return None
     if found.digest != digest:
         raise ConflictError(
             f"{asked.agent} has used the idempotency key {asked.request.idempotency_key!r} for something else, "
-            f"task {found.record['id']}"
+            f"task {found.id}"
         )
-    return task_of(found.record)
+    return task_of(found)
 
 
 def _first_state(tables: Tables, request: TaskRequest) -> tuple[TaskState, TaskReason]:
@@ -124,8 +124,8 @@ def note(tables: Tables, attempt: Attempt, changes: Mapping[str, Any]) -> Attemp
 
 def finish(tables: Tables, attempt: Attempt, ended: Ended) -> Task:
     """End an attempt."""
-    kept = tables.current(attempt)
-    task = states.after_attempt(tables.task(attempt.task), ended, tables.now)
+    executing, kept = tables.executing(attempt)
+    task = states.after_attempt(executing, ended, tables.now)
     over = replace(kept, phase="ended", ended_at=tables.now, outcome=ended.outcome, detail=ended.detail)
     tables.save_attempt(over)
     return tables.change(task, Why(task.reason, task.detail))

@@ -20,7 +20,9 @@ from ..errors import InvalidField
 from ..inventory.database import Database
 from .models import FINAL_STATES, Artifact, Attempt, Change, Task, TaskState
 from .task_tables import (
+    ATTEMPT_COLUMNS,
     CHANGE_COLUMNS,
+    TASK_COLUMNS,
     Tables,
     Told,
     artifacts_table,
@@ -185,10 +187,10 @@ class TaskStore:
         NotFoundError
             There is none with this id.
         """
-        rows = await self._rows(sa.select(tasks_table.c.record).where(tasks_table.c.id == task_id))
+        rows = await self._rows(sa.select(*TASK_COLUMNS).where(tasks_table.c.id == task_id))
         if not rows:
             raise no_task(task_id)
-        return task_of(rows[0].record)
+        return task_of(rows[0])
 
     async def known(self, ids: list[str]) -> set[str]:
         """Return those of some ids that tasks have."""
@@ -203,37 +205,39 @@ class TaskStore:
             The cursor is no task's id.
         """
         table = tasks_table.c
-        query = sa.select(table.record).where(*_conditions(wanted)).order_by(table.number.desc()).limit(wanted.limit)
+        query = sa.select(*TASK_COLUMNS).where(*_conditions(wanted)).order_by(table.number.desc()).limit(wanted.limit)
         if wanted.cursor is not None:
             numbers = await self._rows(sa.select(table.number).where(table.id == wanted.cursor))
             if not numbers:
                 raise InvalidField("cursor", "the id of the last task of the page before", wanted.cursor)
             query = query.where(table.number < numbers[0].number)
-        return [task_of(row.record) for row in await self._rows(query)]
+        return [task_of(row) for row in await self._rows(query)]
 
     async def available(self, limit: int) -> list[Task]:
         """Return the available tasks of each agent, by priority and then by age, at most `limit` of each."""
         table = tasks_table.c
         order = (table.priority.desc(), table.number)
         rank = sa.func.row_number().over(partition_by=table.agent, order_by=order).label("rank")
-        ranked = sa.select(table.record, rank, *order[1:], table.priority).where(table.state == "available").subquery()
-        best = sa.select(ranked.c.record).where(ranked.c.rank <= limit)
+        ranked = (
+            sa.select(*TASK_COLUMNS, rank, table.number, table.priority).where(table.state == "available").subquery()
+        )
+        best = sa.select(ranked.c.request, ranked.c.record).where(ranked.c.rank <= limit)
         rows = await self._rows(best.order_by(ranked.c.priority.desc(), ranked.c.number))
-        return [task_of(row.record) for row in rows]
+        return [task_of(row) for row in rows]
 
     async def executing(self) -> list[tuple[Task, Attempt]]:
         """Return all attempts that go on, the oldest first."""
         attempts = attempts_table.c
-        query = sa.select(tasks_table.c.record, attempts.fence, attempts.record.label("attempt"))
+        query = sa.select(*TASK_COLUMNS, *ATTEMPT_COLUMNS)
         query = query.join(attempts_table, attempts.task == tasks_table.c.id).where(attempts.ended.is_(False))
         rows = await self._rows(query.order_by(attempts.fence))
-        return [(task_of(row.record), attempt_of(row.fence, row.attempt)) for row in rows]
+        return [(task_of(row), attempt_of(row)) for row in rows]
 
     async def attempts(self, task_id: str) -> list[Attempt]:
         """Return the attempts of a task, the first one first."""
         table = attempts_table.c
-        query = sa.select(table.fence, table.record).where(table.task == task_id).order_by(table.fence)
-        return [attempt_of(row.fence, row.record) for row in await self._rows(query)]
+        query = sa.select(*ATTEMPT_COLUMNS).where(table.task == task_id).order_by(table.fence)
+        return [attempt_of(row) for row in await self._rows(query)]
 
     async def changes(self, task_id: str, after: int = 0) -> list[Change]:
         """Return the changes of a task with a number above `after`, in their order."""

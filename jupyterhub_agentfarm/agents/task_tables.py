@@ -1,6 +1,7 @@
 """The tables of tasks, and what one transaction sees of them.
 
-A task's columns are what tasks are selected by; the rest is in its record. The notebook is in a file. What only grows
+A task's columns are what tasks are selected by, its request, and in its record the rest. The notebook is in a file.
+Records are read as they were written, without the checks of :mod:`~..records`: nobody else writes them. What only grows
 is numbered by the database: tasks (in the order of their submission), attempts (their fencing token) and changes (what
 followers resume from).
 
@@ -10,7 +11,9 @@ locks the row.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +22,7 @@ from sqlalchemy.engine import Connection
 from ..errors import Fenced, NotFoundError
 from ..inventory.database import metadata
 from ..records import from_json, to_json
-from .models import Artifact, Attempt, Change, Task, TaskReason
+from .models import Artifact, Attempt, Change, Task, TaskError, TaskReason, TaskRequest
 
 _number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _ID = sa.String(16)
@@ -42,6 +45,8 @@ tasks_table = sa.Table(
     sa.Column("submitted_for", sa.String(63), nullable=False),
     sa.Column("idempotency_key", sa.String(200)),
     sa.Column("digest", sa.String(64), nullable=False),
+    # JSON; it never changes, and is decoded only once in a while.
+    sa.Column("request", sa.Text, nullable=False),
     sa.Column("record", sa.JSON, nullable=False),
     sa.Index("agent_tasks_key", "submitted_for", "idempotency_key", unique=True),
     sa.Index("agent_tasks_state", "state", "available_at"),
@@ -87,6 +92,10 @@ artifacts_table = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
 )
+#: What a task is made from, by :func:`task_of`.
+TASK_COLUMNS = (tasks_table.c.request, tasks_table.c.record)
+#: What an attempt is made from, by :func:`attempt_of`.
+ATTEMPT_COLUMNS = (attempts_table.c.fence, attempts_table.c.record.label("attempt"))
 CHANGE_COLUMNS = tuple(changes_table.c[name] for name in Change.__dataclass_fields__)
 
 
@@ -128,21 +137,21 @@ class Tables:
         NotFoundError
             There is none with this id.
         """
-        found = self.tasks(tasks_table.c.id == task_id)
-        if not found:
+        row = self.connection.execute(_TASK, {"_id": task_id}).first()
+        if row is None:
             raise no_task(task_id)
-        return found[0]
+        return task_of(row)
 
     def tasks(self, *wanted: sa.ColumnElement[bool]) -> list[Task]:
         """Return tasks in the order of submission; nobody else changes them until the end of the transaction."""
-        query = sa.select(tasks_table.c.record).where(*wanted).order_by(tasks_table.c.number).with_for_update()
-        return [task_of(row.record) for row in self.connection.execute(query)]
+        query = sa.select(*TASK_COLUMNS).where(*wanted).order_by(tasks_table.c.number).with_for_update()
+        return [task_of(row) for row in self.connection.execute(query)]
 
     def add_task(self, task: Task, digest: str, why: Why) -> None:
         """Keep a new task, and what it needs."""
         request = task.request
         row = _task_row(task) | {"id": task.id, "digest": digest, "submitted_for": task.agent, "name": request.name}
-        row |= {"created_by": task.created_by, "project": request.project}
+        row |= {"request": json.dumps(to_json(request)), "created_by": task.created_by, "project": request.project}
         row |= {"idempotency_key": request.idempotency_key, "priority": request.priority}
         self.connection.execute(tasks_table.insert(), row)
         if request.after:
@@ -157,8 +166,8 @@ class Tables:
         return task
 
     def _add_change(self, task: Task, why: Why) -> None:
-        row: dict[str, Any] = {"task": task.id, "at": self.now, "state": task.state, "reason": why.reason, "detail": why.detail,
-               "attempt": task.attempt, "by": why.by}  # fmt: skip
+        row: dict[str, Any] = {"task": task.id, "at": self.now, "state": task.state, "attempt": task.attempt}
+        row |= {"reason": why.reason, "detail": why.detail, "by": why.by}
         number = _inserted(self.connection, changes_table, row)
         self.told.append(Told(task=task, change=Change(number=number, **row)))
 
@@ -166,7 +175,7 @@ class Tables:
 
     def add_attempt(self, attempt: Attempt) -> Attempt:
         """Keep a new attempt; return it with its fencing token."""
-        row = {"task": attempt.task, "number": attempt.number, "ended": False, "record": to_json(attempt)}
+        row = {"task": attempt.task, "number": attempt.number, "ended": False, "record": vars(attempt)}
         begun = replace(attempt, fence=_inserted(self.connection, attempts_table, row))
         self.told.append(Told(attempt=begun))
         return begun
@@ -179,16 +188,27 @@ class Tables:
         Fenced
             It is over.
         """
-        table = attempts_table.c
-        query = sa.select(table.record).where(table.fence == attempt.fence, table.ended.is_(False)).with_for_update()
-        record = self.connection.execute(query).scalar()
-        if record is None:
+        row = self.connection.execute(_CURRENT, {"_fence": attempt.fence}).first()
+        if row is None:
             raise Fenced(attempt.task, attempt.number)
-        return attempt_of(attempt.fence, record)
+        return attempt_of(row)
+
+    def executing(self, attempt: Attempt) -> tuple[Task, Attempt]:
+        """Return what is kept of an attempt that goes on, and of its task; both are held as by `task` and `current`.
+
+        Raises
+        ------
+        Fenced
+            It is over.
+        """
+        row = self.connection.execute(_EXECUTING, {"_fence": attempt.fence}).first()
+        if row is None:
+            raise Fenced(attempt.task, attempt.number)
+        return task_of(row), attempt_of(row)
 
     def save_attempt(self, attempt: Attempt) -> Attempt:
         """Keep an attempt as it is now."""
-        row = {"_fence": attempt.fence, "ended": attempt.phase == "ended", "record": to_json(attempt)}
+        row = {"_fence": attempt.fence, "ended": attempt.phase == "ended", "record": vars(attempt)}
         self.connection.execute(_SAVE_ATTEMPT, row)
         self.told.append(Told(attempt=attempt))
         return attempt
@@ -211,19 +231,35 @@ class Tables:
         return int(row[0]), int(row[1])
 
 
-_TASK_COLUMNS = ("agent", "state", "assignee", "available_at", "changed_at")
+_SELECTED_BY = ("agent", "state", "assignee", "available_at", "changed_at")
+_GOES_ON = (attempts_table.c.fence == sa.bindparam("_fence"), attempts_table.c.ended.is_(False))
+_TASK = sa.select(*TASK_COLUMNS).where(tasks_table.c.id == sa.bindparam("_id")).with_for_update()
+_CURRENT = sa.select(*ATTEMPT_COLUMNS).where(*_GOES_ON).with_for_update()
+_EXECUTING = (
+    sa.select(*TASK_COLUMNS, *ATTEMPT_COLUMNS)
+    .join(attempts_table, attempts_table.c.task == tasks_table.c.id)
+    .where(*_GOES_ON)
+    .with_for_update()
+)
 _SAVE_TASK = tasks_table.update().where(tasks_table.c.id == sa.bindparam("_id"))
 _SAVE_ATTEMPT = attempts_table.update().where(attempts_table.c.fence == sa.bindparam("_fence"))
 
 
-def task_of(record: Any) -> Task:
-    """Return the task of a stored record."""
-    return from_json(Task, record)
+def task_of(row: Any) -> Task:
+    """Return the task of a row of `TASK_COLUMNS`."""
+    record = dict(row.record)
+    error = record.pop("error")
+    return Task(**record, request=_request(row.request), error=None if error is None else from_json(TaskError, error))
 
 
-def attempt_of(fence: int, record: Any) -> Attempt:
-    """Return the attempt of a stored record, which was made before its fencing token was known."""
-    return replace(from_json(Attempt, record), fence=fence)
+@lru_cache(maxsize=256)
+def _request(text: str) -> TaskRequest:
+    return from_json(TaskRequest, json.loads(text))
+
+
+def attempt_of(row: Any) -> Attempt:
+    """Return the attempt of a row of `ATTEMPT_COLUMNS`; its record was made before its fencing token was known."""
+    return Attempt(**{**row.attempt, "fence": row.fence})
 
 
 def no_task(task_id: str) -> NotFoundError:
@@ -232,7 +268,9 @@ def no_task(task_id: str) -> NotFoundError:
 
 
 def _task_row(task: Task) -> dict[str, Any]:
-    return {name: getattr(task, name) for name in _TASK_COLUMNS} | {"record": to_json(task)}
+    record = {**vars(task), "error": to_json(task.error)}
+    del record["request"]
+    return {name: record[name] for name in _SELECTED_BY} | {"record": record}
 
 
 def _inserted(connection: Connection, table: sa.Table, row: dict[str, Any]) -> int:
