@@ -24,6 +24,10 @@
     │   ├── GpuBusy              a live server holds the GPU
     │   └── LaunchFailed         the server's process could not be started
     ├── ServerDied               the server ended before it answered
+    ├── ServerNotRunning         a user's server is asked for something and does not run
+    ├── ServerUnreachable        a user's server does not answer through the proxy
+    ├── ServerRefused            a user's server answered that it will not
+    ├── KernelBusy               a kernel executes something else
     ├── HubApiError              the Hub's REST API refused or failed
     └── RunFailed                a notebook run could not be carried out
 
@@ -324,6 +328,42 @@ class ServerDied(AgentFarmError):
     def facts(self) -> dict[str, object]:
         """Return the last lines of the server's log."""
         return {"log_tail": self.log_tail}
+
+
+class ServerNotRunning(AgentFarmError):
+    """The server is not running."""
+
+    reason = "server_not_running"
+    http_status = 409
+
+
+class ServerUnreachable(AgentFarmError):
+    """The server does not answer through the proxy."""
+
+    reason = "server_unreachable"
+    http_status = 503
+
+
+class ServerRefused(AgentFarmError):
+    """The server answered that it will not do this."""
+
+    reason = "server_refused"
+    http_status = 502
+
+    def __init__(self, message: str, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+    def facts(self) -> dict[str, object]:
+        """Return the status it answered with."""
+        return {"status": self.status}
+
+
+class KernelBusy(AgentFarmError):
+    """The kernel executes something else."""
+
+    reason = "kernel_busy"
+    http_status = 409
 
 
 class HubApiError(AgentFarmError):
