@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import FarmUnavailable
-from ..openapi import Api, document
+from ..openapi import Api, Operation, document
 from ..records_schema import Schemas
-from ..services.description import REFUSALS, SECURITY
+from ..services.description import REFUSALS, SECURITY, DescriptionHandler
+from . import agent_api
 
 _DESCRIPTION = "AI agents, their tokens and their tasks. Every error is {message, reason} and facts."
 
@@ -19,9 +20,10 @@ def description(base: str) -> dict[str, Any]:
         title="agentfarm agents",
         description=_DESCRIPTION,
         base=base,
-        parameters={},
+        parameters=agent_api.PARAMETERS,
         refusals=REFUSALS,
         security=SECURITY,
         errors=(FarmUnavailable,),
     )
-    return document(api, [], schemas)
+    itself = Operation("GET", "openapi.json", DescriptionHandler, {"type": "object"})
+    return document(api, [*agent_api.operations(schemas), itself], schemas)

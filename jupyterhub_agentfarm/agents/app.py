@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jupyterhub.services.auth import HubOAuth
 from traitlets import Unicode, default
 
 from ..controller.client import FarmClient
@@ -14,7 +15,14 @@ from ..inventory.database import Database
 from ..services.app import ServiceApp
 from ..services.hub import HubClient
 from . import agent_handlers, pages
+from .agent_store import AgentStore
+from .agent_views import AgentViews, Counts
 from .api import description
+from .hub_users import HubUsers
+from .limits import FarmLimits
+from .observers import FarmObservers
+from .registry import Registry
+from .sharing import ServerSharing
 
 
 class AgentsApp(ServiceApp):
@@ -22,7 +30,7 @@ class AgentsApp(ServiceApp):
 
     name = "agents"
     description = "The agents service of the farm: registry, tasks, MCP."
-    classes = [FarmWatch, FarmClient]
+    classes = [Registry, FarmWatch, FarmClient]
 
     data_dir = Unicode(
         help="Folder for the database and, below agent-tasks, the notebooks and artifacts of tasks. Default: "
@@ -44,6 +52,7 @@ class AgentsApp(ServiceApp):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._opened: list[Any] = []
+        self._hub_auth: HubOAuth | None = None
 
     def handlers(self) -> list[tuple[Any, ...]]:
         """Return pages and API."""
@@ -60,8 +69,36 @@ class AgentsApp(ServiceApp):
         token = os.environ["JUPYTERHUB_API_TOKEN"]
         self.farm_client = self._own(FarmClient(parent=self, runtime_dir=self.runtime_dir, token=token))
         self.hub = self._own(HubClient())
-        self.farm = self._own(FarmWatch(self.farm_client, parent=self))
+        self.observers = FarmObservers()
+        self.farm = self._own(FarmWatch(self.farm_client, self.observers, parent=self))
+        await self._open_registry()
         self.farm.start()
+
+    async def _open_registry(self) -> None:
+        """Start the registry, the sharing of servers, and what is shown of agents."""
+        users, limits = HubUsers(self.hub), FarmLimits(self.farm_client)
+        self.registry = self._own(Registry(AgentStore(self.database), users, limits, parent=self))
+        self.registry.revoked.append(lambda name: self.forget_logins())
+        self.observers.all.append(self._own(ServerSharing(self.registry, users)))
+        base_url = os.environ.get("JUPYTERHUB_BASE_URL", "/")
+        self.views = AgentViews(
+            lambda: self.farm.leases, self.farm_client.usage, self.registry.left_to_do, self.counts, base_url
+        )
+        await self.registry.open()
+
+    async def counts(self) -> Counts:
+        """Return the tasks of all agents in numbers."""
+        return {}
+
+    def hub_auth(self) -> HubOAuth:
+        """Return who identifies users, kept here, so that what it remembers can be forgotten."""
+        self._hub_auth = super().hub_auth()
+        return self._hub_auth
+
+    def forget_logins(self) -> None:
+        """Ask the Hub anew whose a token is: one was revoked."""
+        if self._hub_auth is not None:
+            self._hub_auth.cache.clear()
 
     def _own(self, part: Any) -> Any:
         """Return `part`, which will be closed with the service."""

@@ -188,10 +188,13 @@ class HubUsers:
         path = f"/shares/{quote(name, safe='')}/{quote(server_name, safe='')}"
         await self._hub.request("POST", path, {"user": with_user})
 
-    async def unshare(self, name: str, server_name: str, with_user: str) -> None:
-        """Let a person open a server no more; one who could not is fine."""
-        path = f"/shares/{quote(name, safe='')}/{quote(server_name, safe='')}"
-        await _unless_absent(self._hub.request("PATCH", path, {"user": with_user}))
+    async def unshare(self, name: str, with_user: str) -> None:
+        """Let a person open the servers of an agent no more, those that are stopped included."""
+        found = await _unless_absent(self._hub.request("GET", f"/shares/{quote(name, safe='')}"))
+        for share in [] if found is None else found[1]["items"]:
+            if (share["user"] or {}).get("name") == with_user:
+                path = f"/shares/{quote(name, safe='')}/{quote(share['server']['name'], safe='')}"
+                await _unless_absent(self._hub.request("PATCH", path, {"user": with_user}))
 
 
 def activity(model: dict[str, Any]) -> float | None:

@@ -53,13 +53,11 @@ class Registrar:
         Raises
         ------
         InvalidField
-            The owner is no user of the Hub, or labels, kernels or projects are none that can be.
+            Labels, kernels or projects are none that can be.
         ConflictError
             The name is taken, or the Hub refuses the user or a group.
         """
         agent = self._agent(request, owner, by)
-        if await self.users.find(owner) is None:
-            raise InvalidField("owner", "a user of the Hub", owner)
         # Asked for first: undoing must never delete a user that was there before.
         if await self.users.find(agent.name) is not None:
             raise taken_at_hub(agent.name)

@@ -13,6 +13,7 @@ what Hub and controller have to do for it is then done by :mod:`.settling`, agai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
@@ -21,22 +22,19 @@ from typing import Any
 
 from traitlets.config import LoggingConfigurable
 
-from ..errors import AgentFarmError, ConflictError, InvalidField
+from ..errors import AgentFarmError, ConflictError, HubApiError, InvalidField
 from ..logs import LogLine
-from ..services.followers import Followers
 from ..tasks import OwnedTasks
 from ..traitlets import Seconds
-from .access import unknown_agent
-from .agent_store import STORE_ERRORS, AgentStore, KeptAgent, Stage, taken
-from .hub_users import TASKS_NOTE, HubUsers
-from .limits import FarmLimits
+from .agent_requests import AgentChange
+from .agent_store import STORE_ERRORS, AgentStore, Stage, taken
+from .hub_users import TASKS_NOTE, HubUsers, activity
+from .known import KnownAgents
+from .limits import FarmLimits, limits_of
 from .models import Agent, AgentRequest, AgentState, NewToken
 from .registering import Registrar
 from .settling import Settler
 from .tokens import TaskTokens
-
-#: What followers of all agents follow; the events are `agent`, with the record.
-AGENTS = "agents"
 
 
 class Registry(LoggingConfigurable):
@@ -78,15 +76,15 @@ class Registry(LoggingConfigurable):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._store, self._users, self._limits, self._clock = store, users, limits, clock
-        self._agents: dict[str, KeptAgent] = {}
-        self._seen: dict[str, float] = {}
+        self._users, self._limits, self._clock = users, limits, clock
+        self._known = KnownAgents(store, clock)
         self._left: dict[str, str] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._owned = OwnedTasks(self.log)
         self._registrar = Registrar(store, users, limits, clock)
         self._settler = Settler(users, limits, self.stop_timeout)
-        self.followers = Followers()
+        #: Who follows all agents: see :data:`~.known.AGENTS`.
+        self.followers = self._known.followers
         #: For the servers of agents.
         self.tokens = TaskTokens(users, self.is_active, clock)
         self._settler.revoked.append(self.tokens.forget)
@@ -94,29 +92,26 @@ class Registry(LoggingConfigurable):
         self.holds = self._settler.holds
         #: Who is told that the tokens of an agent were revoked.
         self.revoked = self._settler.revoked
+        #: Who is told of an agent whose record was changed: as it was, and as it is.
+        self.changed: list[Callable[[Agent, Agent], None]] = []
 
     # ---- life ----
 
     async def open(self) -> None:
         """Read the agents, and begin to look after them."""
-        for kept in await self._store.agents():
-            self._agents[kept.agent.name] = kept
+        await self._known.load()
         self._owned.start(self._look_after(), "looking after agents")
 
     async def close(self) -> None:
         """Finish; a second call does nothing."""
         await self._owned.aclose()
-        await self._save_seen()
+        await self._known.save_seen()
 
     # ---- for those who ask ----
 
     def find(self, name: str) -> Agent | None:
         """Return the agent of this name, or None."""
-        kept = self._agents.get(name)
-        if kept is None or kept.stage == "registering":
-            return None
-        seen = self._seen.get(name)
-        return kept.agent if seen is None else replace(kept.agent, last_seen_at=seen)
+        return self._known.find(name)
 
     def agent(self, name: str) -> Agent:
         """Return the agent of this name.
@@ -126,29 +121,32 @@ class Registry(LoggingConfigurable):
         NotFoundError
             There is none.
         """
-        found = self.find(name)
-        if found is None:
-            raise unknown_agent(name)
-        return found
+        return self._known.agent(name)
 
     def agents(self) -> list[Agent]:
         """Return all agents, the retired ones too, by name."""
-        return [agent for name in sorted(self._agents) if (agent := self.find(name)) is not None]
+        return self._known.agents()
 
     def is_active(self, name: str) -> bool:
         """Whether there is an active agent of this name."""
-        kept = self._agents.get(name)
-        return kept is not None and kept.stage == "ready" and kept.agent.state == "active"
+        return self._known.is_active(name)
+
+    def seen(self, name: str) -> None:
+        """Note that an agent did something just now."""
+        self._known.seen(name)
 
     def left_to_do(self, name: str) -> str:
         """Return what Hub and controller still have to do until they are as the agent's record says; "": nothing."""
-        kept = self._agents.get(name)
+        kept = self._known.kept(name)
         return "" if kept is None or kept.stage == "ready" else self._left.get(name) or "its servers are stopping"
 
-    def seen(self, name: str, at: float | None = None) -> None:
-        """Note that an agent did something."""
-        known = self._seen.get(name) or self.agent(name).last_seen_at or 0.0
-        self._seen[name] = max(known, self._clock() if at is None else at)
+    async def note_activity_of(self, name: str) -> None:
+        """Ask the Hub when an active agent was active last; where it does not answer, that stays as it was known."""
+        if self.is_active(name):
+            with contextlib.suppress(HubApiError):
+                at = activity(await self._users.find(name) or {})
+                if at is not None:
+                    self._known.seen(name, at)
 
     # ---- for admins ----
 
@@ -170,17 +168,16 @@ class Registry(LoggingConfigurable):
             The name is taken, or the Hub refuses the user or a group.
         """
         owner = request.owner or (by if kind == "user" else "")
-        if not owner or self.find(owner) is not None:
-            raise InvalidField("owner", "the Hub user, no agent, who answers for the agent", owner)
         async with self._locks[request.name]:
             self._check_free(request.name)
+            await self._check_owner(owner)
             try:
                 agent, token = await self._registrar.register(request, owner, by)
             finally:
-                await self._read_again(request.name)
+                await self._known.read_again(request.name)
         self.log.info("%s", LogLine("agent registered", agent=agent.name, owner=agent.owner, by=by,
                                     expires=agent.expires_at, token_expires=token.expires_at))  # fmt: skip
-        self._tell(agent)
+        self._known.tell(agent.name)
         return agent, token
 
     async def rotate(self, name: str, by: str, seconds: float) -> NewToken:
@@ -243,11 +240,52 @@ class Registry(LoggingConfigurable):
             if self.left_to_do(name):  # or tokens that were to be revoked would be good again
                 await self._settler.settle(agent)
             await self._limits.allow(agent)
-            agent = await self._save(replace(agent, state="active", detail="", ended_at=None), "ready")
+            agent = await self._known.save(replace(agent, state="active", detail="", ended_at=None), "ready")
         self.log.info("%s", LogLine("agent resumed", agent=name, by=by))
         return agent
 
+    async def change(self, name: str, change: AgentChange, by: str) -> Agent:
+        """Change what an agent is and may have; what it holds beyond new limits it keeps until it ends.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such agent.
+        ConflictError
+            It is retired.
+        InvalidField
+            The owner is no user of the Hub, or a label or kernel is none.
+        """
+        async with self._locks[name]:
+            agent = self._in_state(name, "active", "suspended")
+            changed = self._changed(agent, change)
+            if changed.owner != agent.owner:
+                await self._check_owner(changed.owner)
+            if agent.state == "active":
+                await self._limits.allow(changed)
+            stage: Stage = "settling" if self.left_to_do(name) else "ready"
+            changed = await self._known.save(changed, stage)
+            for callback in self.changed:
+                callback(agent, changed)
+        self.log.info("%s", LogLine("agent changed", agent=name, by=by, owner=changed.owner,
+                                    expires=changed.expires_at))  # fmt: skip
+        return changed
+
     # ---- inside ----
+
+    def _changed(self, agent: Agent, change: AgentChange) -> Agent:
+        """Return the agent as it is to be."""
+        named = {name: value for name, value in vars(change).items() if value is not None}
+        seconds = named.pop("expires_in_seconds", None)
+        if seconds is not None:
+            named["expires_at"] = self._clock() + seconds if seconds else None
+        changed = replace(agent, **named)
+        limits_of(changed)
+        return changed
+
+    async def _check_owner(self, owner: str) -> None:
+        if not owner or self.find(owner) is not None or await self._users.find(owner) is None:
+            raise InvalidField("owner", "a user of the Hub who is no agent", owner)
 
     def _in_state(self, name: str, *states: AgentState) -> Agent:
         agent = self.agent(name)
@@ -255,20 +293,12 @@ class Registry(LoggingConfigurable):
             raise ConflictError(f"the agent {name} is {agent.state}, not {' or '.join(states)}")
         return agent
 
-    async def _save(self, agent: Agent, stage: Stage) -> Agent:
-        kept = KeptAgent(agent, stage)
-        await self._store.save(kept)
-        self._agents[agent.name] = kept
-        self._tell(agent)
-        return self.agent(agent.name)
-
-    def _tell(self, agent: Agent) -> None:
-        self.followers.tell(AGENTS, "agent", agent)
-
     async def _end(self, name: str, states: tuple[AgentState, ...], state: AgentState, detail: str) -> Agent:
         async with self._locks[name]:
             agent = self._in_state(name, *states)
-            agent = await self._save(replace(agent, state=state, detail=detail, ended_at=self._clock()), "settling")
+            agent = await self._known.save(
+                replace(agent, state=state, detail=detail, ended_at=self._clock()), "settling"
+            )
             self.tokens.forget(name)
         self.log.info("%s", LogLine(f"agent {state}", agent=name, detail=detail))
         settling = self._owned.start(self._quietly(self._settle(name), name), f"settling {name}")
@@ -276,32 +306,23 @@ class Registry(LoggingConfigurable):
         return self.agent(name)
 
     def _check_free(self, name: str) -> None:
-        known = self._agents.get(name)
+        known = self._known.kept(name)
         if known is not None and known.stage == "registering":
             raise ConflictError(f"an earlier registration of {name} is still being undone: try again in a minute")
         if known is not None:
             raise ConflictError(taken(known.agent))
-
-    async def _read_again(self, name: str) -> None:
-        """Know what the database knows: an agent, a registration that could not be undone, or nothing."""
-        kept = await self._store.find(name)
-        if kept is None:
-            self._agents.pop(name, None)
-        else:
-            self._agents[name] = kept
 
     # ---- what is done again and again ----
 
     async def _look_after(self) -> None:
         while True:
             await self._quietly(self._retire_expired())
-            for name, kept in list(self._agents.items()):
-                if kept.stage == "settling":
-                    await self._quietly(self._settle(name), name)
-                elif kept.stage == "registering":
-                    await self._quietly(self._undo(name), name)
+            for name in self._known.in_stage("settling"):
+                await self._quietly(self._settle(name), name)
+            for name in self._known.in_stage("registering"):
+                await self._quietly(self._undo(name), name)
             await self._quietly(self._note_activity())
-            await self._quietly(self._save_seen())
+            await self._quietly(self._known.save_seen())
             await asyncio.sleep(self._pause())
 
     async def _quietly(self, work: Coroutine[Any, Any, None], name: str = "") -> None:
@@ -315,16 +336,16 @@ class Registry(LoggingConfigurable):
 
     async def _settle(self, name: str) -> None:
         async with self._locks[name]:
-            kept = self._agents[name]
-            if kept.stage == "settling":
+            kept = self._known.kept(name)
+            if kept is not None and kept.stage == "settling":
                 await self._settler.settle(kept.agent)
-                await self._save(kept.agent, "ready")
+                await self._known.save(kept.agent, "ready")
                 self.log.info("%s", LogLine("agent settled", agent=name, state=kept.agent.state))
 
     async def _undo(self, name: str) -> None:
         async with self._locks[name]:
             await self._registrar.undo(name)
-            await self._read_again(name)
+            await self._known.read_again(name)
         self.log.info("%s", LogLine("registration undone", agent=name))
 
     async def _retire_expired(self) -> None:
@@ -334,20 +355,10 @@ class Registry(LoggingConfigurable):
                 await self._end(agent.name, ("active", "suspended"), "retired", "expired")
 
     async def _note_activity(self) -> None:
-        if any(self.is_active(name) for name in self._agents):
+        if any(agent.state == "active" for agent in self.agents()):
             for name, at in (await self._users.active_at()).items():
                 if self.is_active(name):
-                    self.seen(name, at)
-
-    async def _save_seen(self) -> None:
-        changed = {
-            name: at for name, at in self._seen.items()
-            if name in self._agents and self._agents[name].agent.last_seen_at != at
-        }  # fmt: skip
-        await self._store.save_seen(changed)
-        for name, at in changed.items():
-            kept = self._agents[name]
-            self._agents[name] = replace(kept, agent=replace(kept.agent, last_seen_at=at))
+                    self._known.seen(name, at)
 
     def _pause(self) -> float:
         """Return how long until the agents are looked at again: not beyond the next expiry."""
