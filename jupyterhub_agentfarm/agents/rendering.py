@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import html
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
@@ -15,6 +16,7 @@ from collections import OrderedDict
 import jinja2
 
 from ..errors import AgentFarmError
+from ..share import share_path
 from .notebook_html import DOCUMENT, LENGTH
 
 #: Longer notebooks are not rendered, but may be downloaded.
@@ -40,15 +42,14 @@ class Renderer:
 
     Parameters
     ----------
-    templates
-        Where ``notebook.html``, the frame of the documents, is.
     seconds
         Deadline for one notebook. Longer: larger notebooks are shown; a bad one keeps the others waiting longer.
     """
 
-    def __init__(self, templates: jinja2.Environment, seconds: float = RENDER_SECONDS) -> None:
-        self._templates = templates
+    def __init__(self, seconds: float = RENDER_SECONDS) -> None:
         self._seconds = seconds
+        loader = jinja2.FileSystemLoader(share_path("templates"))
+        self._frame = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
         self._turn = asyncio.Lock()
         self._made: OrderedDict[str, bytes] = OrderedDict()
         self._child: asyncio.subprocess.Process | None = None
@@ -94,7 +95,14 @@ class Renderer:
         text = answer[1:].decode()
         if answer[:1] != DOCUMENT:
             raise NotRendered(f"this is no notebook that can be shown ({text})")
-        return self._templates.get_template("notebook.html").render(body=text).encode()
+        return self._framed(text)
+
+    def message(self, text: str) -> bytes:
+        """Return a document that says `text` in a notebook's place."""
+        return self._framed(f'<p class="message">{html.escape(text)}</p>')
+
+    def _framed(self, body: str) -> bytes:
+        return self._frame.get_template("notebook.html").render(body=body).encode()
 
     async def _ask(self, notebook: bytes) -> bytes:
         """Return the child's answer; a child that was left in the middle of one is of no more use."""
