@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -32,8 +32,27 @@ class OwnedTasks:
         task.add_done_callback(self.report)
         return task
 
-    def start_single(self, work: Coroutine[Any, Any, Any], name: str, *, replace: bool = False) -> None:
-        """Do `work` unless a single task of this name goes on; with `replace` that one is cancelled instead."""
+    def start_single(
+        self,
+        work: Coroutine[Any, Any, Any],
+        name: str,
+        *,
+        replace: bool = False,
+        on_fault: Callable[[], object] | None = None,
+    ) -> None:
+        """Do `work` unless a single task of this name goes on; with `replace` that one is cancelled instead.
+
+        Parameters
+        ----------
+        work
+            What is done.
+        name
+            Of the task; there is one of a name at a time.
+        replace
+            Whether one that goes on makes way.
+        on_fault
+            Called when the work failed, but not when it was cancelled.
+        """
         running = self._single.get(name)
         if running is not None and not running.done():
             if not replace:
@@ -42,6 +61,8 @@ class OwnedTasks:
             running.cancel()
         task = self._single[name] = self.start(work, name)
         task.add_done_callback(self._single_ended)
+        if on_fault is not None:
+            task.add_done_callback(lambda done: None if done.cancelled() or not done.exception() else on_fault())
 
     def report(self, task: asyncio.Task[Any]) -> None:
         """Log how `task` failed; removed from a task whose failure somebody else takes."""

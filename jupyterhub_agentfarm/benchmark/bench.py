@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from traitlets.config import LoggingConfigurable
 
 from ..controller.farm_watch import FarmWatch
 from ..errors import AgentFarmError, ConflictError
+from ..faults import Edge
 from ..records import to_json
 from ..services.followers import Followers
 from .exposition import BenchmarkCounters
@@ -190,11 +192,10 @@ class Bench(LoggingConfigurable):
     async def follow(self, run_id: str) -> AsyncIterator[tuple[str, Any]]:
         """Follow a run: `run` with everything so far, then `run`, `result`, `progress` and `sample` as they happen."""
         following = self._followers.follow(run_id)
-        try:
+        with ExitStack() as undo:
+            undo.callback(following.close)
             view = await self.view(run_id)
-        except BaseException:
-            following.close()
-            raise
+            undo.pop_all()
         return following.events([("run", view)], ended=view["state"] not in ("starting", "running"))
 
     async def report(self, run_id: str) -> Report:
@@ -230,12 +231,10 @@ class Bench(LoggingConfigurable):
     # ---- the task ----
 
     async def _carry_out(self, runner: Runner) -> None:
-        try:
+        with Edge(self.log, f"run {runner.run.id} ended by a fault") as edge:
             ended = await runner.execute()
-        except Exception as exc:  # a fault must end this run visibly, not leave it going for ever
-            self.log.exception("run %s ended by a fault", runner.run.id)
-            why = exc.message if isinstance(exc, AgentFarmError) else f"a fault of the service ({type(exc).__name__})"
-            ended = _failed(runner.run, why)
+        if edge.fault is not None:  # it must end this run visibly, not leave it going for ever
+            ended = _failed(runner.run, _said(edge.fault))
         self._counters.count_run(ended)
         # The report is there before the run is seen to have ended.
         await self._write_report(ended)
@@ -261,11 +260,13 @@ class Bench(LoggingConfigurable):
 
     async def _write_report(self, run: BenchmarkRun) -> None:
         """Write the report's files; whatever keeps it from that does not undo the run."""
-        try:
+        with Edge(self.log, f"the report of run {run.id} could not be written"):  # database, disk, plots, templates
             report = Report(run, await self.store.results(run.id), await self.store.samples(run.id))
             await write_report(report, self.reports_dir / run.id)
-        except Exception:  # database, disk, plots, templates: the run must end all the same
-            self.log.exception("the report of run %s could not be written", run.id)
+
+
+def _said(fault: Exception) -> str:
+    return fault.message if isinstance(fault, AgentFarmError) else f"a fault of the service ({type(fault).__name__})"
 
 
 def _failed(run: BenchmarkRun, why: str) -> BenchmarkRun:

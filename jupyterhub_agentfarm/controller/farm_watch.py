@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from traitlets.config import LoggingConfigurable
 
 from ..errors import AgentFarmError, FarmUnavailable
+from ..faults import Edge
 from ..traitlets import Seconds
 
 NodeView = Mapping[str, Any]
@@ -113,14 +114,14 @@ class FarmWatch(LoggingConfigurable):
     async def _follow(self) -> None:
         while True:
             try:
-                async for event, data in self._client.events():
-                    self._take(event, data)
+                # One bad event must not leave an old state for the newest.
+                with Edge(self.log, "the controller's events cannot be understood, trying again", AgentFarmError):
+                    async for event, data in self._client.events():
+                        self._take(event, data)
             except AgentFarmError as exc:
                 if self._known.is_set() or not self._said:
                     self._said = True
                     self.log.info("the controller cannot be followed, trying again: %s", exc.message)
-            except Exception:  # the loop's edge: one bad event must not leave an old state for the newest
-                self.log.exception("the controller's events cannot be understood, trying again")
             self._known.clear()
             await asyncio.sleep(self.retry_delay)
 

@@ -7,6 +7,8 @@ a node is reached (again)       servers there without a lease are stopped, lease
                                 leases that are being stopped are finished; then the node counts for placement
 some half a minute is over      the same again, for what slipped past: servers without a lease are stopped, and noded
                                 is told which leases are held, so that it ends the orphans (:mod:`.strays`)
+a node is reached, or some      it is asked which kernels its servers have (:mod:`.kernels`)
+minutes are over
 a server exits                  its lease is released with the exit's sentence and status
 a node is down                  its leases are released, until it is back; the servers of those that were released by
                                 then are stopped as above
@@ -27,16 +29,19 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import AgentFarmError, NotFoundError
+from ..faults import Edge
 from ..inventory.watch import Event, EventsMissed, NodeChanged, NodeReady, NodeRemoved, ServerExited, TelemetryArrived
 from ..logs import LogLine
 from ..models import Lease, LeaseEnd, ServerStatus
 from ..tasks import OwnedTasks
 from .endings import end_of
+from .kernels import NodeKernels
 from .notices import Notices
 from .strays import SWEEP_SECONDS, is_held, orphans_of
 
@@ -107,6 +112,7 @@ class Reconciler:
         self._forget_at = 0.0
         self._sweep_at: dict[str, float] = {}
         self._notices = Notices(farm)
+        self._kernels = NodeKernels(farm, self._tasks)
 
     def start(self) -> None:
         """Begin; before the inventory is opened, so that nothing is missed."""
@@ -140,9 +146,12 @@ class Reconciler:
             case TelemetryArrived(name):
                 self._farm.events.tell("node", name)  # the next pass sees it; a wake for each would be too many
             case ServerExited(name, status):
-                self._tasks.start_single(self._exited(name, status), f"noting the exit of {status.lease}")
+                noting = f"noting the exit of {status.lease}"
+                # When it fails, only the comparison finds the exit again.
+                self._tasks.start_single(self._exited(name, status), noting, on_fault=partial(self._check, name))
             case NodeReady(name, _):
                 self._notices.forget(self._farm.book.on_node(name))
+                self._kernels.forget(name)
                 self._check(name)
             case NodeChanged(name, node):
                 if node.state != "ready":
@@ -154,6 +163,7 @@ class Reconciler:
             case NodeRemoved(name):
                 self._reconciled.discard(name)
                 self._sweep_at.pop(name, None)
+                self._kernels.forget(name)
                 self._farm.events.tell("node_removed", name)
                 self.wake()
             case EventsMissed():
@@ -164,17 +174,8 @@ class Reconciler:
         self._reconciled.discard(name)
         self._tasks.start_single(self._compare(name), f"checking {name}", replace=True)
 
-    @contextmanager
-    def _check_on_failure(self, name: str) -> Iterator[None]:
-        """Let the node be compared anew when what is done here fails: only the comparison finds it again."""
-        try:
-            yield
-        except Exception:
-            self._check(name)
-            raise
-
     async def _exited(self, name: str, status: ServerStatus) -> None:
-        with self._check_on_failure(name), suppress(NotFoundError):
+        with suppress(NotFoundError):
             lease = self._farm.book.get(status.lease)
             if lease.node == name and lease.epoch == status.epoch and lease.state != "stopping":
                 await self._end(lease, *end_of(lease, status, None), status)
@@ -247,10 +248,8 @@ class Reconciler:
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
-            try:
+            with Edge(log, "a pass over the farm failed; the next one tries again"):
                 await self._pass()
-            except Exception:  # the loop's edge: one bad pass must not be the last
-                log.exception("a pass over the farm failed; the next one tries again")
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _pass(self) -> None:
@@ -262,6 +261,7 @@ class Reconciler:
                 self._tasks.start_single(self._give_up(node.name), f"giving up {node.name}")
             if node.drain is not None and node.drain.deadline_at is not None and node.drain.deadline_at <= now:
                 self._stop_all(node.name, f"node {node.name} was drained: {node.drain.reason}")
+        self._kernels.refresh(now)
         alive = self._farm.book.alive()
         for lease in alive:
             self._look_at(lease, now)
@@ -269,7 +269,7 @@ class Reconciler:
         if now >= self._forget_at:
             self._forget_at = now + FORGET_SECONDS
             policy, keep = self._farm.policy, self._farm.history
-            if policy.limits_gpu_hours:
+            if policy.limits_gpu_hours or self._farm.owners.limits_gpu_hours:
                 keep = max(keep, policy.gpu_hours_window)
             self._tasks.start_single(self._farm.book.forget(keep), "forgetting old leases")
         await self._farm.placement.advance()

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jupyterhub_agentfarm.errors import AgentFarmError, NodedError, ProtocolError
+from jupyterhub_agentfarm.faults import Edge
 from jupyterhub_agentfarm.protocol import Event, decode, encode
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 _MAX_TELEMETRY = 4
 _MAX_WAITING = 1000
 _MAX_REQUESTS = 64
+#: What a peer is told of a fault.
+_FAILED = {"reason": "error", "message": "noded failed; its log on the node says why", "facts": {}}
 
 #: Carries out one request: the connection, the method's name, its params.
 Dispatch = Callable[["Connection", str, Any], Awaitable[Any]]
@@ -86,19 +89,19 @@ class Connection:
                 await asyncio.wait(self._requests, return_when=asyncio.FIRST_COMPLETED)
 
     async def _request(self, message: dict[str, Any]) -> None:
-        answer: dict[str, Any] = {"id": message.get("id")}
-        method = message.get("method")
+        answer: dict[str, Any] = {"error": _FAILED}
+        with Edge(log, f"The method {message.get('method')!r} failed"):
+            answer = await self._answer(message)
+        self._put(encode({"id": message.get("id")} | answer))
+
+    async def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
+            method = message.get("method")
             if not isinstance(method, str):
-                raise ProtocolError("a request has no method")  # noqa: TRY301 - answered like any other error
-            answer["result"] = await self._dispatch(self, method, message.get("params", {}))
+                raise ProtocolError("a request has no method")
+            return {"result": await self._dispatch(self, method, message.get("params", {}))}
         except AgentFarmError as exc:
-            answer["error"] = error_body(exc)
-        except Exception:
-            log.exception("The method %r failed", method)
-            body = {"reason": "error", "message": "noded failed; its log on the node says why", "facts": {}}
-            answer["error"] = body
-        self._put(encode(answer))
+            return {"error": error_body(exc)}
 
     # ---- out -------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 from jupyterhub_agentfarm.errors import AgentFarmError, InvalidField, NodedError, NotFoundError
+from jupyterhub_agentfarm.faults import undone
 from jupyterhub_agentfarm.models import LaunchSpec, ServerExit, ServerStatus
 from jupyterhub_agentfarm.protocol import Notice, StopResult
 
@@ -175,13 +176,11 @@ class Launcher:
             pending.known()
 
         try:
-            server = await self._starter.start(spec, began, pending.permit)
+            # Not when it is cancelled: noded may go while a server comes up, and the next one adopts it.
+            async with undone(lambda: self._clear_failed(spec.lease)):
+                server = await self._starter.start(spec, began, pending.permit)
         except OSError as exc:  # a full disk above all
-            await self._clear_failed(spec.lease)
             raise failed(f"noded cannot write what a server needs on this node: {exc}") from exc
-        except Exception:  # not CancelledError: noded may go while a server comes up, and the next one adopts it
-            await self._clear_failed(spec.lease)
-            raise
         server.announced = True
         self._lines.launched(spec, server.status)
         if server.exited.is_set():

@@ -11,7 +11,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 
+from jupyterhub_agentfarm.faults import undone
 from jupyterhub_agentfarm.models import LaunchSpec, ServerExit, ServerState, ServerStatus
 from jupyterhub_agentfarm.protocol import LAUNCH_SECONDS
 
@@ -134,18 +136,16 @@ class Starter:
         child = await self._execute(spec, record, confined)
         known: list[Server] = []
         try:
-            process = procfs.read(child.pid)
-            assert process is not None  # a child that was not waited for is there, if only as a zombie
-            server = self.track(record, process, child=child, state="starting" if sock is None else "running")
-            server.announced = False
-            known.append(server)
-            began(server)
-            self._record(server)
-        except Exception as exc:
-            await _end(child, known)
-            if isinstance(exc, OSError):
-                raise failed(f"noded cannot look after the server's process: {exc}") from exc
-            raise
+            async with undone(lambda: _end(child, known)):
+                process = procfs.read(child.pid)
+                assert process is not None  # a child that was not waited for is there, if only as a zombie
+                server = self.track(record, process, child=child, state="starting" if sock is None else "running")
+                server.announced = False
+                known.append(server)
+                began(server)
+                self._record(server)
+        except OSError as exc:
+            raise failed(f"noded cannot look after the server's process: {exc}") from exc
         return server
 
     def _prepare(
@@ -164,16 +164,14 @@ class Starter:
         return Record(status, confined.placed.cgroups, uid, spec.isolation.sandbox), confined
 
     async def _execute(self, spec: LaunchSpec, record: Record, confined: Confined) -> subprocess.Popen[bytes]:
-        try:
+        release = partial(self._isolator.release, spec.lease, record.cgroups, record.sandbox)
+        async with undone(lambda: asyncio.to_thread(release)):
             self._store.save(record)
             log_fd = self._store.open_log(spec.lease)
             try:
                 return await asyncio.to_thread(start, spec, confined, log_fd)
             finally:
                 os.close(log_fd)
-        except Exception:
-            await asyncio.to_thread(self._isolator.release, spec.lease, record.cgroups, record.sandbox)
-            raise
 
     def _record(self, server: Server) -> None:
         if not server.watch(self._on_exit):

@@ -22,6 +22,7 @@ import logging
 import os
 import signal
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,14 +80,13 @@ class ServiceLock:
             The holder does not end, cannot be identified, or is of the other kind.
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with ExitStack() as undo:
+            undo.callback(os.close, fd)
             if not _try(fd):
                 await self._evict(fd)
             os.truncate(fd, 0)
             os.pwrite(fd, json.dumps(to_json(self._ourselves())).encode(), 0)
-        except BaseException:
-            os.close(fd)
-            raise
+            undo.pop_all()
         self._fd = fd
 
     def release(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 from jupyterhub.spawner import Spawner
@@ -187,19 +188,16 @@ class AgentFarmSpawner(CertifiedSpawner, HubWorkarounds, RestartingSpawner, Spaw
         """Return the server's URL once the server itself answers there."""
         self.starting = True
         try:
-            url = await finished_somewhere(self, await self.placed())
+            with ExitStack() as undo:
+                undo.callback(self._abandon)
+                url = await finished_somewhere(self, await self.placed())
+                undo.pop_all()
         except AgentFarmError as exc:
-            error = failure.explain(exc)
             self.log.warning(LogLine("not started", server=server_of(self), detail=exc.message))
             self.spawn_progress.add(100, exc.message, failure.log_of(exc))
-            self._abandon()
-            raise error from exc
+            raise failure.explain(exc) from exc
         except asyncio.CancelledError:
-            self._abandon()
             self.watch.tasks.start(self.end_phantom(self.lease_id), f"looking after {self._log_name}'s cancelled start")
-            raise
-        except BaseException:
-            self._abandon()
             raise
         else:
             self.came_up = True

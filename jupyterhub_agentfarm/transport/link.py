@@ -21,10 +21,11 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Literal, Protocol
 
 from jupyterhub_agentfarm.errors import AgentFarmError, HostKeyRefused, NodeUnreachable, TransportError
+from jupyterhub_agentfarm.faults import Edge
 from jupyterhub_agentfarm.models import NodeFacts, NodeSpec, ServerStatus, Telemetry
 
 from .connection import CompletedCommand, NodeConnection
@@ -218,17 +219,17 @@ class NodeLink:
     async def _attempt(self, quick: bool) -> tuple[AgentFarmError, float]:
         """Connect and stay until the connection is lost; return why it ended and the seconds it was up."""
         client = None
+        edge = Edge(log, f"node {self.name}: an unexpected fault of its link", AgentFarmError)
         try:
-            client, silent_seconds = await self._open(quick)
-            up_since = time.monotonic()
-            lost = await client.wait_lost(silent_seconds)
-            # A noded that hangs is no hiccup: that is told at once.
-            return lost, 0 if client.hangs else time.monotonic() - up_since
+            with edge:
+                client, silent_seconds = await self._open(quick)
+                up_since = time.monotonic()
+                lost = await client.wait_lost(silent_seconds)
+                # A noded that hangs is no hiccup: that is told at once.
+                return lost, 0 if client.hangs else time.monotonic() - up_since
+            return NodeUnreachable(self.name, f"a fault of the controller, see its log: {edge.fault!r}"), 0
         except AgentFarmError as exc:
             return exc, 0
-        except Exception as exc:  # the edge of the loop: a fault here must not end the link for ever
-            log.exception("node %s: an unexpected fault of its link", self.name)
-            return NodeUnreachable(self.name, f"a fault of the controller, see its log: {exc!r}"), 0
         finally:
             self._client = None
             if client is not None:
@@ -250,11 +251,10 @@ class NodeLink:
         reader, writer = await connection.open_unix(path, OPEN_SECONDS)
         self._early = []
         client = NodedClient(self.name, reader, writer, self._on_event)
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(client.aclose)
             interval_seconds = await self._greet(client)
-        except BaseException:
-            await client.aclose()
-            raise
+            undo.pop_all()
         return client, max(SILENT_INTERVALS * interval_seconds, SILENT_SECONDS)
 
     async def _ensure(self, connection: NodeConnection) -> str:

@@ -62,3 +62,18 @@ async def test_an_owner_may_be_closed_by_its_own_task() -> None:
     closing = tasks.start(tasks.aclose(), "closing")
     await asyncio.wait({closing, other})
     assert (closing.cancelled(), other.cancelled()) == (False, True)
+
+
+async def test_who_wants_to_know_hears_of_a_fault_and_of_nothing_else() -> None:
+    """A work that failed is told; one that succeeded, or ended with its owner, is not."""
+    tasks, told = OwnedTasks(logging.getLogger("owner")), []
+
+    async def fail() -> None:
+        raise ValueError("boom")
+
+    tasks.start_single(fail(), "fails", on_fault=lambda: told.append("fails"))
+    tasks.start_single(asyncio.Event().wait(), "waits", on_fault=lambda: told.append("waits"))
+    tasks.start_single(asyncio.sleep(0), "ends", on_fault=lambda: told.append("ends"))
+    await asyncio.wait([*tasks.named("fails"), *tasks.named("ends")])
+    await tasks.aclose()
+    assert told == ["fails"]
