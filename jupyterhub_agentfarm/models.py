@@ -242,6 +242,18 @@ class NodeFacts:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A kernelspec of what a node's servers start from."""
+
+    #: What requests and notebooks call it, as in "ir".
+    name: str
+    #: As in "R".
+    language: str = ""
+    #: What JupyterLab calls it.
+    display_name: str = ""
+
+
+@dataclass(frozen=True)
 class ServerExit:
     """How a server ended."""
 
@@ -545,6 +557,10 @@ class Node:
     clock_skew_seconds: float | None = None
     #: The newest error's fixed reason while the node is not ready, as in "host_key"; "" is none.
     reason: str = ""
+    #: Kernels that its servers have, by name; None: the node has not told yet.
+    kernels: tuple[Kernel, ...] | None = None
+    #: Why the node could not tell its kernels when it was asked last; "": it could.
+    kernels_error: str = ""
 
     @property
     def name(self) -> str:

@@ -202,6 +202,9 @@ def main() -> None:
     """Be noded's command line: `-m jupyterhub_agentfarm.noded --ensure --state-dir=…`."""
     if sys.argv[1] == "--serve":
         asyncio.run(serve(sys.argv[2]))
+    if "jupyterhub_agentfarm.server.kernels" in sys.argv:
+        sys.stdout.write(json.dumps([{"name": "python3", "language": "python", "display_name": "Python 3"}]) + "\n")
+        return
     state_dir = next(a for a in sys.argv if a.startswith("--state-dir=")).partition("=")[2]
     path = f"{state_dir}/noded.sock"
     sys.stdout.write("words of a login shell\n" + json.dumps({"socket": path, "pid": ensure(path)}) + "\n")

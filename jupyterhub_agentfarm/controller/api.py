@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConflictError, FarmUnavailable, NotFoundError, PlacementRefused, QuotaExceeded, ServerDied
+from ..errors import (
+    ConflictError,
+    FarmUnavailable,
+    InvalidField,
+    NotFoundError,
+    PlacementRefused,
+    QuotaExceeded,
+    ServerDied,
+)
 from ..isolation import Isolation, ResourceLimits
 from ..models import (
     HOST_NAME,
@@ -15,6 +23,7 @@ from ..models import (
     Lease,
     Node,
     NodeSpec,
+    OwnerLimits,
     PlacementRequest,
     Telemetry,
     UserOptions,
@@ -26,6 +35,7 @@ from ..services.description import REFUSALS, SECURITY, DescriptionHandler
 from ..services.handlers import NoOrder
 from . import handlers
 from .handlers import MAX_GRACE_SECONDS, MAX_HISTORY, MAX_LOG_LINES, MarkOrder, ScanOrder
+from .owner_handlers import OwnerLimitsHandler
 from .strays import Strays
 from .usage import OwnerUsage, PoolUsage
 
@@ -83,6 +93,20 @@ RULES: Rules = {
         "gpu_memory_bytes": {"minimum": 0},
         "gpu_model": {"maxLength": 100},
         "priority": {"minimum": -100, "maximum": 100},
+        "kernel": {"pattern": r"^[A-Za-z0-9._-]{0,100}$"},
+        "cpus": {"minimum": 0, "maximum": 100_000},
+        "memory_bytes": {"minimum": 0, "maximum": 2**50},
+    },
+    OwnerLimits: {
+        "servers": {"minimum": 0, "maximum": 100_000},
+        "gpus": {"minimum": 0, "maximum": 100_000},
+        "gpu_hours": {"minimum": 0, "maximum": 1e9},
+        "labels": {
+            "maxProperties": 32,
+            "propertyNames": {"maxLength": 100},
+            "additionalProperties": {"type": "string", "maxLength": 100},
+        },
+        "kernels": {"maxItems": 100, "items": {"type": "string", "pattern": r"^[A-Za-z0-9._-]{1,100}$"}},
     },
     LaunchOrder: {
         "command": {"minItems": 1, "prefixItems": [{"type": "string", "minLength": 1}]},
@@ -101,7 +125,7 @@ def description(base: str) -> dict[str, Any]:
         title=_TITLE,
         description=_DESCRIPTION,
         base=base,
-        parameters={"name": _NAME, "id": _LEASE},
+        parameters={"name": _NAME, "id": _LEASE, "owner": {"type": "string", "minLength": 1, "maxLength": 255}},
         refusals=REFUSALS,
         security=SECURITY,
         errors=(FarmUnavailable,),
@@ -176,12 +200,22 @@ def _lists(schemas: Schemas) -> list[Operation]:
     return [
         Operation("GET", "queue", handlers.QueueHandler, _object(queue=_list(waiting))),
         Operation("GET", "usage", handlers.UsageHandler, used),
+        *_owner_limits(schemas),
         Operation(
             "GET", "placements", handlers.PlacementsHandler, _object(placements=_list(placed)), query=(limit,)
         ),
         Operation("GET", "events", handlers.EventsHandler, None, media={"text/event-stream": {"type": "string"}}),
         Operation("GET", "openapi.json", DescriptionHandler, {"type": "object"}),
     ]  # fmt: skip
+
+
+def _owner_limits(schemas: Schemas) -> list[Operation]:
+    path, handler, limits = "owners/{owner}/limits", OwnerLimitsHandler, schemas.answered(OwnerLimits)
+    return [
+        Operation("GET", path, handler, limits, errors=(InvalidField,)),
+        Operation("PUT", path, handler, limits, body=schemas.accepted(OwnerLimits)),
+        Operation("DELETE", path, handler, _object(), errors=(InvalidField,)),
+    ]
 
 
 def _node_view(schemas: Schemas) -> Schema:

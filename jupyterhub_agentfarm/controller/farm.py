@@ -34,7 +34,7 @@ from ..models import (
     PlacementRequest,
     ServerStatus,
 )
-from ..placement import LeaseBook, NodeView, Placement, PlacementPolicy
+from ..placement import LeaseBook, NodeView, OwnerLimitBook, Placement, PlacementPolicy
 from ..records import from_json
 from ..server.versions import ServerEnvironment
 from ..services import tls
@@ -43,6 +43,7 @@ from .endings import ExitCounts
 from .events import Broadcast
 from .launching import is_loopback, launch_spec, versions_command
 from .lease_log import LeaseLog
+from .limits import OwnerLimitKeeper
 from .reconcile import Reconciler
 from .usage import UsageReport
 
@@ -82,6 +83,12 @@ class Farm(LoggingConfigurable):
         "Longer makes the database larger by about 2 kB for each server that was started.",
     ).tag(config=True)
 
+    kernels_interval = Seconds(
+        300,
+        help="How often a node is asked which kernels its servers have (in seconds, or as '5m'), beside each time it "
+        "is reached. Smaller notices an installed kernel sooner; larger starts Python on the nodes less often.",
+    ).tag(config=True)
+
     inventory = Instance(Inventory, help="The nodes.")
     policy = Instance(PlacementPolicy, help="Chooses nodes.")
 
@@ -102,8 +109,10 @@ class Farm(LoggingConfigurable):
         self.exits = ExitCounts(self.log)
         self._lease_log = LeaseLog(self.log)
         self.book = LeaseBook(database, on_change=self._lease_changed)
-        self.placement = Placement(self.policy, self.book)
-        self.usage = UsageReport(self.book, self.policy)
+        self.owners = OwnerLimitBook()
+        self.placement = Placement(self.policy, self.book, owners=self.owners)
+        self.owner_limits = OwnerLimitKeeper(database, self.owners, self.placement, self.book)
+        self.usage = UsageReport(self.book, self.policy, self.owners)
         self._reconciler = Reconciler(self)
         self.inventory.follow(self._node_event)
 
@@ -112,6 +121,7 @@ class Farm(LoggingConfigurable):
     async def open(self) -> None:
         """Load leases and nodes, begin to connect and to reconcile; the database is open already."""
         await self.book.open(self.policy.gpu_hours_window)
+        await self.owner_limits.open()
         self._reconciler.start()
         await self.inventory.open(self._database)
 

@@ -6,26 +6,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from tornado import web
-
-from ..errors import InvalidField, NotFoundError
+from ..errors import InvalidField
 from ..logs import LogLine
-from ..models import LaunchOrder, Lease, Node, NodeSpec, PlacementRequest, check_host
+from ..models import LaunchOrder, Node, NodeSpec, PlacementRequest, check_host
 from ..records import to_json
 from ..services.description import DescriptionHandler
-from ..services.handlers import NoOrder, PageHandler, ServiceHandler, needs_scope
+from ..services.handlers import NoOrder, PageHandler
 from ..services.sse import stream_events
 from ..transport import fetch_host_key
-from .farm import Farm
-from .launching import server_address
+from .farm_handler import LEASES_MANAGE, LEASES_READ, NODES_MANAGE, NODES_READ, FarmHandler
 from .metrics_page import MetricsHandler
+from .owner_handlers import OwnerLimitsHandler
 from .strays import strays_of
-from .views import node_view, placement_view, queue_view
-
-NODES_READ = "custom:agentfarm:nodes:read"
-NODES_MANAGE = "custom:agentfarm:nodes:manage"
-LEASES_READ = "custom:agentfarm:leases:read"
-LEASES_MANAGE = "custom:agentfarm:leases:manage"
+from .views import placement_view
 
 #: Released leases that `leases?all=1` and `placements` answer with at most.
 MAX_HISTORY = 200
@@ -59,74 +52,6 @@ class MarkOrder:
         """Refuse a moment that is over."""
         if self.deadline_seconds is not None and self.deadline_seconds < 0:
             raise InvalidField("deadline_seconds", "a number of seconds of at least 0, or null", self.deadline_seconds)
-
-
-class FarmHandler(ServiceHandler):
-    """A handler with the farm at hand."""
-
-    @property
-    def farm(self) -> Farm:
-        """The farm."""
-        farm: Farm = self.service.farm
-        return farm
-
-    def owns(self, lease: Lease) -> bool:
-        """Whether the lease is that of the user who asks."""
-        return self.principal.kind == "user" and lease.owner == self.principal.name
-
-    def may_see(self, lease: Lease) -> bool:
-        """Whether whoever asks may know of the lease."""
-        return self.owns(lease) or self.principal.may(LEASES_READ) or self.principal.may(LEASES_MANAGE)
-
-    def may_manage(self, lease: Lease) -> bool:
-        """Whether whoever asks may end the lease."""
-        return self.owns(lease) or self.principal.may(LEASES_MANAGE)
-
-    async def lease(self, lease_id: str, *, manage: bool = False) -> Lease:
-        """Return a lease that whoever asks may see, or with `manage` may change.
-
-        A lease that may not be seen is answered like one that does not exist.
-        """
-        lease = await self.farm.book.find(lease_id)
-        if not self.may_see(lease):
-            raise NotFoundError(f"there is no lease {lease_id}")
-        if manage and not self.may_manage(lease):
-            raise web.HTTPError(403, needs_scope(self.principal, LEASES_MANAGE))
-        return lease
-
-    def node_view(self, node: Node) -> dict[str, Any]:
-        """Return a node as whoever asks may see it."""
-        address = server_address(node.spec, self.farm.inventory.link(node.name).peer_address)
-        isolation = to_json(self.farm.inventory.isolation_of(node.spec))
-        facts = {"address": address, "isolation": isolation}
-        return node_view(node, self.farm.book.on_node(node.name), self.may_see) | facts
-
-    def nodes_view(self) -> list[dict[str, Any]]:
-        """Return every node as whoever asks may see it."""
-        return [self.node_view(node) for node in self.farm.inventory.all_nodes()]
-
-    def queue_view(self) -> list[dict[str, Any]]:
-        """Return the waiting line as whoever asks may see it."""
-        return queue_view(self.farm.queue(), self.may_see, self.may_manage)
-
-    def number(self, name: str, fallback: float, most: float) -> float:
-        """Return the query's number `name`, 0 to `most`.
-
-        Raises
-        ------
-        InvalidField
-            It is none.
-        """
-        text = self.get_query_argument(name, None)
-        if text is None:
-            return fallback
-        try:
-            value = float(text)
-        except ValueError as exc:
-            raise InvalidField(name, f"a number from 0 to {most:g}", text) from exc
-        if not 0 <= value <= most:
-            raise InvalidField(name, f"a number from 0 to {most:g}", text)
-        return value
 
 
 class NodesHandler(FarmHandler):
@@ -391,6 +316,7 @@ ROUTES: list[tuple[Any, ...]] = [
     (rf"api/v1/leases/{_LEASE}/log", LogHandler),
     (r"api/v1/queue", QueueHandler),
     (r"api/v1/usage", UsageHandler),
+    (r"api/v1/owners/([^/]+)/limits", OwnerLimitsHandler),
     (r"api/v1/placements", PlacementsHandler),
     (r"api/v1/events", EventsHandler),
     (r"api/v1/openapi\.json", DescriptionHandler),

@@ -33,7 +33,21 @@ def server_python(node: NodeSpec) -> str:
 
 def versions_command(node: NodeSpec, isolation: Isolation) -> list[str]:
     """Return the command that prints, on the node, the versions of what its servers start from."""
-    command = [server_python(node), "-m", "jupyterhub_agentfarm.server.versions"]
+    return _in_image(isolation, [server_python(node), "-m", "jupyterhub_agentfarm.server.versions"])
+
+
+def kernels_command(node: NodeSpec, isolation: Isolation) -> list[str]:
+    """Return the command that prints, on the node, the kernels of what its servers start from.
+
+    Those of the account that it runs as count only where servers run as that account, with its home.
+    """
+    apart = isolation.account is not None or isolation.sandbox != "none"
+    command = [server_python(node), "-m", "jupyterhub_agentfarm.server.kernels"]
+    return _in_image(isolation, [*command, *(["--shared"] if apart else [])])
+
+
+def _in_image(isolation: Isolation, command: list[str]) -> list[str]:
+    """Return how a command is run where servers are: in their image, when they have one."""
     if isolation.image is None:
         return command
     alone = ["--rm", "--network=none", "--cap-drop=ALL", "--pull=never", "--log-driver=none", "--entrypoint="]

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..placement import LeaseBook, PlacementPolicy, Pools
+from ..models import OwnerLimits
+from ..placement import LeaseBook, OwnerLimitBook, PlacementPolicy, Pools
+from ..placement.owner_limits import NO_OWNER_LIMITS, smaller
 
 
 @dataclass(frozen=True)
 class OwnerUsage:
-    """One owner's use of the farm; a limit that is None does not exist."""
+    """One owner's use of the farm; a limit that is None does not exist.
+
+    Limits are the smaller ones of the site's and of the owner's own.
+    """
 
     owner: str
     servers: int
@@ -20,6 +25,8 @@ class OwnerUsage:
     #: GPU-seconds within the window, those of running servers included.
     gpu_seconds: float
     max_gpu_seconds: float | None
+    #: What an admin, or the service that registered an agent, allowed this owner; null: nothing of the kind.
+    own_limits: OwnerLimits | None = None
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,10 @@ class PoolUsage:
 class UsageReport:
     """Adds up what the book knows, beside what the policy allows."""
 
-    def __init__(self, book: LeaseBook, policy: PlacementPolicy) -> None:
+    def __init__(self, book: LeaseBook, policy: PlacementPolicy, owners: OwnerLimitBook) -> None:
         self._book = book
         self._policy = policy
+        self._owners = owners
         self._pools = Pools(book, policy)
 
     def of(self, owner: str, groups: tuple[str, ...] | None = None) -> OwnerUsage:
@@ -55,20 +63,23 @@ class UsageReport:
         now, policy = self._book.now(), self._policy
         held = [lease for lease in self._book.of_owner(owner) if lease.state != "waiting"]
         groups = self._book.usage.groups(owner) if groups is None else groups
-        hours = policy.max_gpu_hours(groups)
+        own = self._owners.of(owner)
+        hours = smaller(policy.max_gpu_hours(groups), own.gpu_hours)
         return OwnerUsage(
             owner=owner,
             servers=len(held),
-            max_servers=policy.max_servers(groups),
+            max_servers=smaller(policy.max_servers(groups), own.servers),
             gpus=sum(len(lease.gpus) for lease in held),
-            max_gpus=policy.max_gpus(groups),
+            max_gpus=smaller(policy.max_gpus(groups), own.gpus),
             gpu_seconds=self._book.usage.gpu_seconds(owner, now),
             max_gpu_seconds=None if hours is None else hours * 3600,
+            own_limits=None if own == NO_OWNER_LIMITS else own,
         )
 
     def of_all(self) -> list[OwnerUsage]:
-        """Return the use of everybody who has something or used GPUs within the window, by name."""
-        known = {*self._book.usage.owners(self._book.now()), *(lease.owner for lease in self._book.alive())}
+        """Return the use of everybody who has something, used GPUs within the window or has own limits, by name."""
+        known = {*self._owners.owners(), *self._book.usage.owners(self._book.now())}
+        known.update(lease.owner for lease in self._book.alive())
         return [self.of(owner) for owner in sorted(known)]
 
     def pools_of(self, groups: Iterable[str]) -> list[PoolUsage]:

@@ -24,7 +24,7 @@ from typing import Any
 from jupyterhub_agentfarm.errors import AgentFarmError, NotFoundError
 from jupyterhub_agentfarm.logs import LogLine
 from jupyterhub_agentfarm.metrics import NODE_REFUSALS
-from jupyterhub_agentfarm.models import Node, NodeFacts, NodeState, ServerStatus, Telemetry
+from jupyterhub_agentfarm.models import Kernel, Node, NodeFacts, NodeState, ServerStatus, Telemetry
 from jupyterhub_agentfarm.transport import NodeLink
 
 from .watch import Event, Follower, NodeChanged, NodeReady, NodeRemoved, ServerExited, TelemetryArrived, Watch
@@ -183,6 +183,18 @@ class NodeStates:
     def server_exited(self, name: str, status: ServerStatus) -> None:
         """Pass it on."""
         self._tell(ServerExited(name, status))
+
+    def note_kernels(self, name: str, kernels: tuple[Kernel, ...] | None, error: str = "") -> None:
+        """Keep which kernels a node's servers have, and why it could not tell when it was asked last.
+
+        Raises
+        ------
+        NotFoundError
+            There is no node of this name.
+        """
+        node = self.node(name)
+        if (node.kernels, node.kernels_error) != (kernels, error):
+            self._change(name, kernels=kernels, kernels_error=error)
 
     # ---- inside -------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ REFUSALS = (
     "avoided",
     "not_eligible",
     "labels",
+    "kernel",
     "gpus",
     "gpu_memory",
     "gpu_model",
@@ -93,6 +94,18 @@ def labels(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal
     have = view.node.spec.labels
     missing = [f"{key}={value}" for key, value in request.options.labels.items() if have.get(key) != value]
     return Refusal("labels", f"has no label {', '.join(sorted(missing))}", later=False) if missing else None
+
+
+def kernel(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
+    """Refuse a node whose servers do not have the kernel, or that has not told which they have."""
+    wanted, have = request.options.kernel.lower(), view.kernels
+    if not wanted or (have is not None and wanted in have):
+        return None
+    if have is None:
+        why = f": {view.node.kernels_error}" if view.node.kernels_error else ""
+        return Refusal("kernel", f"has not told its kernels yet{why}", later=True)
+    listed = ", ".join(sorted(have)) or "none"
+    return Refusal("kernel", f"has no kernel {wanted}, it has {listed}", later=False)
 
 
 def telemetry(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
@@ -223,6 +236,7 @@ FILTERS: Mapping[str, Filter] = {
     "node": named_node,
     "avoided": avoided,
     "labels": labels,
+    "kernel": kernel,
     "eligible": eligible,
     "telemetry": telemetry,
     "quota": quota,

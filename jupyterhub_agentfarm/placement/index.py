@@ -1,9 +1,10 @@
 """NodeIndex: the nodes, kept so that a decision looks only at those that can take the request.
 
-Nodes that labels and GPUs cannot tell apart (the same labels, the same models and sizes, as many of each free) form a
-:class:`Group`. Within a group every request finds the same GPUs, so what is left to compare is the part of the score
-that the node has of its own, and the group keeps its nodes in that order. Both change only when a node reports or a
-lease on it changes, and are worked out then, by the same pure functions that the full pipeline is made of.
+Nodes that labels, kernels and GPUs cannot tell apart (the same labels and kernels, the same models and sizes, as many
+of each free) form a :class:`Group`. Within a group every request finds the same GPUs, so what is left to compare is the
+part of the score that the node has of its own, and the group keeps its nodes in that order. Both change only when a
+node reports or a lease on it changes, and are worked out then, by the same pure functions that the full pipeline is
+made of.
 
 Nodes that can take nothing now (cordoned, silent, …) are in no group.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..models import PlacementRequest
-from .filters import Limits, disk, eligible, gpus, labels, telemetry
+from .filters import Limits, disk, eligible, gpus, kernel, labels, telemetry
 from .scores import ANYTHING, Weighing
 from .view import NodeView
 
@@ -29,7 +30,7 @@ MAX_ANSWERED = 1024
 
 
 class Group:
-    """Nodes that labels and GPUs cannot tell apart."""
+    """Nodes that labels, kernels and GPUs cannot tell apart."""
 
     __slots__ = ("_answers", "ranked")
 
@@ -40,9 +41,11 @@ class Group:
         self._answers = answers
 
     def asked(self, request: PlacementRequest, weighing: Weighing) -> float | None:
-        """Return the part of the score that the request gives these nodes; None: their labels or GPUs refuse it."""
+        """Return the part of the score that the request gives these nodes; None: these nodes refuse it."""
         options, example = request.options, self.ranked[0][2].view
         if options.labels and labels(example, request, NO_LIMITS) is not None:
+            return None
+        if options.kernel and kernel(example, request, NO_LIMITS) is not None:
             return None
         key = (options.gpus, options.gpu_model, options.gpu_memory_bytes)
         try:
@@ -143,12 +146,12 @@ def _rank(item: Any) -> tuple[float, str]:
 
 
 def _group_key(view: NodeView) -> tuple[Hashable, Hashable]:
-    """Return what the filter of labels looks at, and what the filter and the scorer of GPUs do."""
+    """Return what the filters of labels and kernels look at, and what the filter and the scorer of GPUs do."""
     report = view.node.telemetry
     free = {gpu.uuid for gpu in view.free_gpus}
     devices = sorted((gpu.name, gpu.memory_total_bytes or 0, gpu.uuid in free) for gpu in view.gpus)
     readable = report is not None and report.gpu_health not in ("hanging", "failed")
-    return frozenset(view.node.spec.labels.items()), (readable, tuple(devices))
+    return (frozenset(view.node.spec.labels.items()), view.kernels), (readable, tuple(devices))
 
 
 def _facts(view: NodeView, limits: Limits) -> Hashable:
@@ -157,6 +160,7 @@ def _facts(view: NodeView, limits: Limits) -> Hashable:
     report = node.telemetry
     return (
         (repr(node.spec), node.state, node.cordon, node.drain, view.reconciled, view.fresh, view.promised.gpus),
+        (view.kernels, node.kernels_error),
         report and (report.gpu_health, report.gpu_error),
         tuple((gpu.uuid, gpu.name, gpu.memory_total_bytes, gpu.foreign_pids) for gpu in view.gpus),
         disk(view, ANYTHING, limits),

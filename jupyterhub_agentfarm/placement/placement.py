@@ -21,6 +21,7 @@ from .fairness import Fairness
 from .filters import Limits
 from .leases import WAITING, LeaseBook
 from .line import Holds, Line, Waiter, holds_on, pools_of
+from .owner_limits import OwnerLimitBook, smaller
 from .policy import PlacementPolicy
 from .pools import Pools
 from .view import NodeView
@@ -40,13 +41,20 @@ class Placement:
     nodes
         Returns every node as it is now, and is asked at each decision; None: :meth:`tell` and :meth:`forget` say what
         changes, so that a decision need not look at nodes that did not change. What is leased there is added here.
+    owners
+        What single owners may have; read at each decision.
     """
 
     def __init__(
-        self, policy: PlacementPolicy, book: LeaseBook, nodes: Callable[[], Iterable[NodeView]] | None = None
+        self,
+        policy: PlacementPolicy,
+        book: LeaseBook,
+        nodes: Callable[[], Iterable[NodeView]] | None = None,
+        owners: OwnerLimitBook | None = None,
     ) -> None:
         self._policy = policy
         self._book = book
+        self._owners = OwnerLimitBook() if owners is None else owners
         self._nodes = nodes
         self._deciding = asyncio.Lock()
         self._index, self._revision = policy.index(), policy.revision
@@ -81,7 +89,7 @@ class Placement:
         ConflictError
             The owner has a server of this name with another request.
         PlacementRefused
-            No node could ever take it.
+            No node could ever take it, or its owner may not ask for it.
         QuotaExceeded
             The owner, or a group of the owner's, has used the GPU-hours of the window.
         """
@@ -118,7 +126,7 @@ class Placement:
         for lease in self._book.of_owner(request.owner):
             if lease.server_name == request.server_name and lease.state != "stopping":
                 return _same(lease, request)
-        self._check_gpu_hours(request)
+        self._check_owner(request)
         await self._advance()  # whoever waits goes first, also to what became free a moment ago
         limits, ahead = self._limits(request), self._ahead_of(request)
         decision = self._decide(request, limits, ahead)
@@ -152,23 +160,25 @@ class Placement:
             self._number(self._fairness.order())
         return granted
 
-    def _check_gpu_hours(self, request: PlacementRequest) -> None:
-        if request.options.gpus and self._policy.limits_gpu_hours:
-            limit = self._policy.max_gpu_hours(request.groups)
+    def _check_owner(self, request: PlacementRequest) -> None:
+        """Refuse what no node is to be asked for: the owner may not have it, whoever is free."""
+        self._owners.applied(request)
+        if request.options.gpus:
+            limit = smaller(self._policy.max_gpu_hours(request.groups), self._owners.of(request.owner).gpu_hours)
             self._book.usage.check(request.owner, limit, self._book.now())
             self._pools.check_gpu_hours(request.groups)
 
-    async def _refuse_over_gpu_hours(self) -> None:
-        """Take those out of the line whose owners have used their hours meanwhile."""
-        for lease in self._book.waiting() if self._policy.limits_gpu_hours else ():
+    async def _refuse_over_owners(self) -> None:
+        """Take those out of the line who have used their hours meanwhile, or whose limits are others now."""
+        for lease in self._book.waiting() if self._policy.limits_gpu_hours or self._owners.owners() else ():
             try:
-                self._check_gpu_hours(lease.request)
-            except QuotaExceeded as exc:
+                self._check_owner(lease.request)
+            except (QuotaExceeded, PlacementRefused) as exc:
                 await self._book.release(lease.id, exc.message, end="quota")
                 self._fairness.left(lease.id)
 
     async def _advance(self) -> None:
-        await self._refuse_over_gpu_hours()
+        await self._refuse_over_owners()
         while await self._pass():  # what was granted changed what the others wait for
             pass
 
@@ -235,17 +245,19 @@ class Placement:
 
     def _decide(self, request: PlacementRequest, limits: Limits, holds: Holds) -> Decision:
         self._sync()
-        return self._policy.choose(request, self._index, holds.under(limits), holds)
+        return self._policy.choose(self._owners.applied(request), self._index, holds.under(limits), holds)
 
     def _limits(self, request: PlacementRequest) -> Limits:
         mine = [lease for lease in self._book.of_owner(request.owner) if lease.state != "waiting"]
         pools = self._pools.of(request.groups)
-        return self._policy.limits(request, sum(len(lease.gpus) for lease in mine), len(mine), pools)
+        own = self._owners.of(request.owner)
+        return self._policy.limits(request, sum(len(lease.gpus) for lease in mine), len(mine), pools, own)
 
     def _stamp(self, leases: list[Lease]) -> Hashable:
         """Return what changes when somebody who waits may be answered otherwise."""
         load = any(lease.request.cpus > 0 or lease.request.memory_bytes > 0 for lease in leases)
-        return self._policy.revision, self._index.version, self._index.load_version if load else None
+        changed = self._policy.revision, self._owners.revision, self._index.version
+        return changed, self._index.load_version if load else None
 
     # ---- inside: the index --------------------------------------------------------------------------------------
 

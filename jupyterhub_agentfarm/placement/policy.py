@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 from traitlets import Dict, Enum, Float, Integer, List, TraitError, Unicode, default, observe, validate
 from traitlets.config import LoggingConfigurable
 
-from ..models import PlacementRequest
+from ..models import OwnerLimits, PlacementRequest
 from ..traitlets import ByteSize, Seconds
 from .decision import MAX_CANDIDATES, Decision, sift
 from .filters import Limits
 from .index import NodeIndex
 from .line import Holds
+from .owner_limits import NO_OWNER_LIMITS, smaller
 from .scores import ANYTHING, Scorer, Weighing, load_scorers
 from .search import Search
 from .view import NodeView, OwnerUse, PoolUse
@@ -154,7 +155,12 @@ class PlacementPolicy(LoggingConfigurable):
         self.revision += 1
 
     def limits(
-        self, request: PlacementRequest, gpus_held: int, servers_held: int, pools: tuple[PoolUse, ...] = ()
+        self,
+        request: PlacementRequest,
+        gpus_held: int,
+        servers_held: int,
+        pools: tuple[PoolUse, ...] = (),
+        own: OwnerLimits = NO_OWNER_LIMITS,
     ) -> Limits:
         """Return what the filters hold the request to.
 
@@ -164,12 +170,14 @@ class PlacementPolicy(LoggingConfigurable):
             What the owner has already, this request not counted.
         pools
             What the members of the owner's groups hold and may hold together.
+        own
+            What the owner may have whatever the policy says: the smaller counts.
         """
         use = OwnerUse(
             gpus_held,
-            self.max_gpus(request.groups),
+            smaller(self.max_gpus(request.groups), own.gpus),
             servers_held,
-            self.max_servers(request.groups),
+            smaller(self.max_servers(request.groups), own.servers),
         )
         return Limits(use, self.min_disk_free, tuple(self.disk_mountpoints), pools)
 

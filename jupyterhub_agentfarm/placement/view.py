@@ -54,6 +54,12 @@ class NodeView:
     held: Held = NOTHING_HELD
 
     @cached_property
+    def kernels(self) -> frozenset[str] | None:
+        """Names of the kernels that a server there has; None: not known."""
+        known = self.node.kernels
+        return None if known is None else frozenset(kernel.name for kernel in known)
+
+    @cached_property
     def gpus(self) -> tuple[Gpu, ...]:
         """The devices that can be leased: a GPU that is split into MIG devices is leased in these parts only."""
         telemetry = self.node.telemetry

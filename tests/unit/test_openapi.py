@@ -21,7 +21,7 @@ from jupyterhub_agentfarm.runs import handlers as runs
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
 #: What stands for the variable parts of paths.
 SAMPLES = {
-    "controller": {"name": "gpu01", "id": "0" * 32},
+    "controller": {"name": "gpu01", "id": "0" * 32, "owner": "ada"},
     "benchmark": {"id": "20261122-101010-abcdef"},
     "runs": {"id": "0" * 16, "path": "a.csv"},
 }

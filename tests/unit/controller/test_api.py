@@ -15,7 +15,7 @@ from hub_double import HubDouble, hub_double
 from node_records import gpu, request, telemetry
 
 from jupyterhub_agentfarm.controller.client import FarmClient
-from jupyterhub_agentfarm.controller.handlers import LEASES_MANAGE, LEASES_READ, NODES_MANAGE, NODES_READ
+from jupyterhub_agentfarm.controller.farm_handler import LEASES_MANAGE, LEASES_READ, NODES_MANAGE, NODES_READ
 from jupyterhub_agentfarm.errors import (
     AgentFarmError,
     ConflictError,

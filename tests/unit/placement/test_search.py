@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_records import GIB, gpu, request, telemetry, view
 
-from jupyterhub_agentfarm.models import Filesystem, Gpu, Mark, PlacementRequest
+from jupyterhub_agentfarm.models import Filesystem, Gpu, Kernel, Mark, PlacementRequest
 from jupyterhub_agentfarm.placement import PlacementPolicy
 from jupyterhub_agentfarm.placement.decision import Decision
 from jupyterhub_agentfarm.placement.filters import Limits
@@ -24,6 +24,7 @@ WEIGHTS = ("gpu_headroom", "cpu", "memory", "load", "spread")
 LABELS = ({}, {"room": "a"}, {"room": "b", "net": "fast"})
 MODELS = ("NVIDIA A100", "NVIDIA T4", "Tesla t4")
 KINDS = ("", "t4", "A100", "nvidia")
+KERNELS = (None, (), ("python3",), ("python3", "ir"))
 
 
 def devices(source: Random) -> list[Gpu]:
@@ -58,6 +59,8 @@ def any_node(source: Random, name: str) -> NodeView:
         name, report=report, labels=source.choice(LABELS), promised=promised, fresh=rare != 3, reconciled=rare != 4
     )
     changes |= {"telemetry": None} if rare == 5 else {}
+    kernels = source.choice(KERNELS)
+    changes |= {"kernels": None if kernels is None else tuple(Kernel(each) for each in kernels)}
     return dataclasses.replace(made, node=dataclasses.replace(made.node, **changes))
 
 
@@ -73,6 +76,7 @@ def any_request(source: Random) -> PlacementRequest:
         labels=source.choice(({}, {}, {}, *LABELS)),
         gpu_memory_bytes=source.choice((0, 0, 0, 20, 80)) * GIB,
         gpu_model=source.choice(KINDS),
+        kernel=source.choice(("",) * 4 + ("python3", "IR", "julia")),
     )
     return made
 
