@@ -124,6 +124,12 @@ c.Spawner.default_url = "/lab"
 #   c.PlacementPolicy.gpu_hours_window = "7d"
 #   c.PlacementPolicy.fairness = "none"         when full, by arrival alone; otherwise owners take turns
 
+# ---- AI agents ----------------------------------------------------------------------------------------------------
+
+# Admins register them, each with limits of its own, on the page /services/agents/ or with `agentfarm agents register`.
+# Agents and people of a project share a Hub group; the groups that agents may be put into are named here:
+#   configure(c, projects=("weather", "genomes"), ...)
+
 # ---- The farm -----------------------------------------------------------------------------------------------------
 
 # Last, so that it sees what the lines above have set: it leaves those as they are, and warns where they cost servers.
@@ -131,7 +137,7 @@ c.Spawner.default_url = "/lab"
 #   configure(c, controller="external", controller_token=...)
 configure(
     c,
-    services=tuple(env("AGENTFARM_SERVICES", "agentfarm,benchmark").split(",")),
+    services=tuple(env("AGENTFARM_SERVICES", "agentfarm,benchmark,agents").split(",")),
     proxy_url=proxy_url,
     data_dir=data_dir,
 )

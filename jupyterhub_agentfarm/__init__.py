@@ -17,6 +17,7 @@ The data flow, which is also the order of the folders::
                                     runs: notebooks executed beside their kernel
 
     benchmark (a Hub service) --Hub API--> servers --> runs;  /metrics, reports
+    agents (a Hub service) --Hub API--> users, tokens, servers --> runs;  registry, tasks, MCP
 
 Layers import downwards only; ``make check`` enforces it.
 """

@@ -37,6 +37,7 @@ from .services import ADMIN_ROLE, local, tls
 
 CONTROLLER = "agentfarm"
 BENCHMARK = "benchmark"
+AGENTS = "agents"
 #: Hub user whose servers the benchmark service starts, unless the site names another.
 BENCHMARK_USER = "benchmark"
 
@@ -49,10 +50,18 @@ CUSTOM_SCOPES = {
     "custom:agentfarm:limits:manage": "Limit what an owner may have",
     "custom:benchmark:runs:read": "See benchmark runs and reports",
     "custom:benchmark:runs:manage": "Start and cancel benchmark runs",
+    "custom:agents:registry:read": "See all agents and their tasks",
+    "custom:agents:registry:manage": "Register, change, suspend and retire agents, and do everything with their tasks",
+    "custom:agents:tasks:submit": "Submit tasks of agents that one is, or owns",
 }
+SUBMIT = "custom:agents:tasks:submit"
 _READ = ("custom:agentfarm:nodes:read", "custom:benchmark:runs:read")
-_MODULES = {CONTROLLER: "jupyterhub_agentfarm.controller", BENCHMARK: "jupyterhub_agentfarm.benchmark"}
-_SCOPE_PREFIXES = {CONTROLLER: "custom:agentfarm:", BENCHMARK: "custom:benchmark:"}
+_MODULES = {
+    CONTROLLER: "jupyterhub_agentfarm.controller",
+    BENCHMARK: "jupyterhub_agentfarm.benchmark",
+    AGENTS: "jupyterhub_agentfarm.agents",
+}
+_SCOPE_PREFIXES = {CONTROLLER: "custom:agentfarm:", BENCHMARK: "custom:benchmark:", AGENTS: "custom:agents:"}
 
 #: Defaults that keep servers alive, and what a site loses that sets them otherwise.
 SAFE_DEFAULTS: tuple[tuple[str, str, Any, str], ...] = (
@@ -72,8 +81,8 @@ _SLOW_SPAWN_SECONDS = 1
 class FarmSettings:
     """The options of :func:`configure`, with the environment variables that set their defaults."""
 
-    #: Services that this Hub has, of "agentfarm" and "benchmark".
-    services: tuple[str, ...] = (CONTROLLER, BENCHMARK)
+    #: Services that this Hub has, of "agentfarm", "benchmark" and "agents".
+    services: tuple[str, ...] = (CONTROLLER, BENCHMARK, AGENTS)
     #: "managed": the Hub starts the controller, and a Hub that is stopped stops it. "external": systemd does, with
     #: `python -m jupyterhub_agentfarm.controller`, and restarts of the Hub do not touch it.
     controller: Literal["managed", "external"] = "managed"
@@ -83,12 +92,16 @@ class FarmSettings:
     controller_port: int = field(default_factory=lambda: _port("AGENTFARM_CONTROLLER_PORT", 8101))
     #: $AGENTFARM_BENCHMARK_PORT
     benchmark_port: int = field(default_factory=lambda: _port("AGENTFARM_BENCHMARK_PORT", 8102))
+    #: $AGENTFARM_AGENTS_PORT
+    agents_port: int = field(default_factory=lambda: _port("AGENTFARM_AGENTS_PORT", 8103))
     #: Directory (0700) with the local token; $AGENTFARM_RUNTIME_DIR, else ./agentfarm-runtime.
     runtime_dir: Path = field(default_factory=local.default_runtime_dir)
     #: Directory of the services' databases; $AGENTFARM_DATA_DIR, else the working directory.
     data_dir: Path = field(default_factory=lambda: Path(os.environ.get("AGENTFARM_DATA_DIR") or ".").absolute())
     #: Hub user whose servers the benchmark service starts. With PAM it must be an account of the Hub's machine.
     benchmark_user: str = BENCHMARK_USER
+    #: Hub groups that agents may be put into when they are registered, and no others; made where they are not.
+    projects: tuple[str, ...] = ()
     #: URL at which this machine reaches the Hub's proxy; $AGENTFARM_PROXY_URL.
     proxy_url: str = field(default_factory=lambda: os.environ.get("AGENTFARM_PROXY_URL") or "http://127.0.0.1:8000")
 
@@ -215,7 +228,7 @@ def _set_notices(c: Config) -> None:
 
 
 def _set_services(c: Config, farm: FarmSettings) -> None:
-    ports = {CONTROLLER: farm.controller_port, BENCHMARK: farm.benchmark_port}
+    ports = {CONTROLLER: farm.controller_port, BENCHMARK: farm.benchmark_port, AGENTS: farm.agents_port}
     config_file = write_service_config(c, Path(farm.runtime_dir))
     taken = {service["name"] for service in _get(c, "JupyterHub", "services") or []}
     certs_dir = str(encryption.certs_dir(c)) if encryption.encrypted(c) else ""
@@ -264,13 +277,23 @@ def _set_roles(c: Config, farm: FarmSettings) -> None:
     _add_admin_role(roles, _admin_role(farm, sorted(_get(c, "Authenticator", "admin_users") or ())))
     if BENCHMARK in farm.services:
         _add_role(roles, _benchmark_role(farm.benchmark_user))
-        if _get(c, "Authenticator", "manage_groups"):  # which forbids load_groups
+        if _get(c, "Authenticator", "manage_groups"):
             _add_role(roles, {"name": "agentfarm-benchmark-user", "scopes": ["self"], "users": [farm.benchmark_user]})
-        else:
-            groups = dict(_get(c, "JupyterHub", "load_groups") or {})
-            groups.setdefault("agentfarm-benchmark", {"users": [farm.benchmark_user]})
-            c.JupyterHub.load_groups = groups
+        _add_group(c, "agentfarm-benchmark", [farm.benchmark_user])
+    if AGENTS in farm.services:
+        for role in agent_roles(farm.projects):
+            _add_role(roles, role)
+        for project in farm.projects:
+            _add_group(c, project, [])
     c.JupyterHub.load_roles = roles
+
+
+def _add_group(c: Config, name: str, users: list[str]) -> None:
+    """Have the Hub make a group, unless the site does or leaves groups to its authenticator, which forbids it."""
+    if not _get(c, "Authenticator", "manage_groups"):
+        groups = dict(_get(c, "JupyterHub", "load_groups") or {})
+        groups.setdefault(name, {"users": users})
+        c.JupyterHub.load_groups = groups
 
 
 def _extend_user_role(roles: list[dict[str, Any]], farm: FarmSettings) -> None:
@@ -282,7 +305,8 @@ def _extend_user_role(roles: list[dict[str, Any]], farm: FarmSettings) -> None:
         role = {"name": "user", "description": "Standard user privileges", "scopes": ["self"]}
         roles.append(role)
     access = [f"access:services!service={name}" for name in farm.services]
-    role["scopes"] = list(dict.fromkeys([*role.get("scopes", ["self"]), *access, *_READ]))
+    submit = [SUBMIT] if AGENTS in farm.services else []
+    role["scopes"] = list(dict.fromkeys([*role.get("scopes", ["self"]), *access, *_READ, *submit]))
 
 
 def _admin_role(farm: FarmSettings, admins: list[str]) -> dict[str, Any]:
@@ -290,7 +314,7 @@ def _admin_role(farm: FarmSettings, admins: list[str]) -> dict[str, Any]:
     access = [f"access:services!service={name}" for name in farm.services]
     return {
         "name": ADMIN_ROLE,
-        "description": "Manage the farm's nodes and leases and run benchmarks",
+        "description": "Manage the farm's nodes, leases and agents and run benchmarks",
         "scopes": [*CUSTOM_SCOPES, *access, "read:metrics"],
         "users": admins,
     }
@@ -320,6 +344,37 @@ def _benchmark_role(name: str) -> dict[str, Any]:
         ],
         "services": [BENCHMARK],
     }
+
+
+def agent_roles(projects: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return what agents may have their tokens do, and what the agents service may do to the Hub.
+
+    A role on a group makes the group. The service may touch members of the group `agents` alone, but for making and
+    deleting users, for which JupyterHub has no narrower scope than `admin:users`.
+    """
+    farm = [f"access:services!service={CONTROLLER}", "custom:agentfarm:nodes:read"]
+    of_agents = ("groups", "tokens", "servers", "shares")
+    return [
+        {
+            "name": "agentfarm-agent",
+            "description": "What an agent may do beside what every user may",
+            "scopes": [f"access:services!service={AGENTS}", *farm, SUBMIT],
+            "groups": [AGENTS],
+        },
+        {
+            "name": "agentfarm-agents",
+            "description": "Make agents and look after them",
+            "scopes": [
+                "admin:users",
+                *(f"{scope}!group={AGENTS}" for scope in of_agents),
+                *(f"groups!group={project}" for project in projects),
+                *farm,
+                "custom:agentfarm:leases:read",
+                "custom:agentfarm:limits:manage",
+            ],
+            "services": [AGENTS],
+        },
+    ]
 
 
 def _add_role(roles: list[dict[str, Any]], role: dict[str, Any]) -> None:

@@ -40,6 +40,12 @@ CLASSES = {
     "FarmWatch": "jupyterhub_agentfarm.controller.farm_watch",
     "NodeServers": "jupyterhub_agentfarm.benchmark.servers",
     "Runner": "jupyterhub_agentfarm.benchmark.runner",
+    "AgentsApp": "jupyterhub_agentfarm.agents.app",
+    "Registry": "jupyterhub_agentfarm.agents.registry",
+    "TaskBook": "jupyterhub_agentfarm.agents.book",
+    "TaskFiles": "jupyterhub_agentfarm.agents.files",
+    "TaskServers": "jupyterhub_agentfarm.agents.servers",
+    "Kernels": "jupyterhub_agentfarm.agents.kernels",
 }
 #: Options that no managed service reads: these have tokens of their own.
 _SECRETS = {("FarmClient", "token")}

@@ -37,7 +37,7 @@ from jupyterhub_agentfarm.records import to_json
 from jupyterhub_agentfarm.share import share_path
 
 PASSWORD = "correct horse"
-_PORTS = ("PORT", "HUB_PORT", "PROXY_API_PORT", "CONTROLLER_PORT", "BENCHMARK_PORT")
+_PORTS = ("PORT", "HUB_PORT", "PROXY_API_PORT", "CONTROLLER_PORT", "BENCHMARK_PORT", "AGENTS_PORT")
 
 
 def free_ports(count: int) -> list[int]:

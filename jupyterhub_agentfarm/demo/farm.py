@@ -137,7 +137,7 @@ class DemoFarm:
         self.layout.write_nodes(dict(bound["addresses"]), bound["host_key"], sys.executable)
 
     async def _start_hub(self) -> None:
-        names = ("PORT", "HUB_PORT", "PROXY_API_PORT", "CONTROLLER_PORT", "BENCHMARK_PORT")
+        names = ("PORT", "HUB_PORT", "PROXY_API_PORT", "CONTROLLER_PORT", "BENCHMARK_PORT", "AGENTS_PORT")
         ports = free_ports(len(names))
         self._ports = {f"AGENTFARM_{name}": str(port) for name, port in zip(names, ports, strict=True)}
         command = [sys.executable, "-m", "jupyterhub", "-f", str(share_path("jupyterhub_config.py"))]

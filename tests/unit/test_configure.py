@@ -51,7 +51,7 @@ def test_a_fresh_configuration_gets_everything(runtime: Path) -> None:
     assert c.JupyterHub.cleanup_servers is False
     assert c.JupyterHub.concurrent_spawn_limit == 0
     assert c.JupyterHubHTTPClient.session_options["timeout"].total < 60
-    assert set(services_of(c)) == {"agentfarm", "benchmark"}
+    assert set(services_of(c)) == {"agentfarm", "benchmark", "agents"}
     assert set(c.JupyterHub.custom_scopes) == set(CUSTOM_SCOPES)
     assert c.JupyterHub.load_groups == {"agentfarm-benchmark": {"users": [BENCHMARK_USER]}}
     assert stat.S_IMODE((runtime / "token").stat().st_mode) == 0o600
@@ -118,7 +118,7 @@ def test_a_second_call_changes_nothing() -> None:
         warnings.simplefilter("error")
         configure(c)
     assert services_of(c) == services_of(first)
-    assert len(c.JupyterHub.services) == 2
+    assert len(c.JupyterHub.services) == 3
     assert roles_of(c) == roles_of(first)
 
 
@@ -172,7 +172,7 @@ def test_an_external_controller_needs_its_token() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"services": ("agents",)}, "agents"),
+        ({"services": ("streaming",)}, "streaming"),
         ({"controller": "systemd"}, "systemd"),
         ({"port": 1}, "port"),
     ],

@@ -13,6 +13,7 @@ from traitlets.config import Config, Configurable
 from traitlets.config.loader import PyFileConfigLoader
 
 import jupyterhub_agentfarm
+from jupyterhub_agentfarm.agents.app import AgentsApp
 from jupyterhub_agentfarm.benchmark.app import BenchmarkApp
 from jupyterhub_agentfarm.controller.app import ControllerApp
 from jupyterhub_agentfarm.errors import ConfigError
@@ -71,15 +72,16 @@ def test_services_start_where_the_configuration_file_cannot_be_executed(
 
 def test_every_option_of_the_services_is_handed_over() -> None:
     """The classes are those that a service's process configures, with their parents, and where they are is right."""
-    wanted = {ServiceApp, ControllerApp, BenchmarkApp, *ControllerApp.classes, *BenchmarkApp.classes}
-    for package in ("controller", "inventory", "placement", "transport", "services", "benchmark"):
+    apps = (ControllerApp, BenchmarkApp, AgentsApp)
+    wanted = {ServiceApp, *apps, *(cls for app in apps for cls in app.classes)}
+    for package in ("controller", "inventory", "placement", "transport", "services", "benchmark", "agents"):
         path = str(Path(jupyterhub_agentfarm.__file__).parent / package)
         for module in pkgutil.iter_modules([path], f"jupyterhub_agentfarm.{package}."):
             if not module.name.endswith("__main__"):
                 found = vars(importlib.import_module(module.name)).values()
                 wanted |= {c for c in found if isinstance(c, type) and c.__module__ == module.name}
     names = {c.__name__ for c in wanted if issubclass(c, Configurable) and c.class_own_traits(config=True)}
-    assert set(CLASSES) == names - {"BenchmarkClient"} | {"Application"}  # that client is the command line's
+    assert set(CLASSES) == names - {"BenchmarkClient", "AgentsClient"} | {"Application"}  # clients are the command line's
     for name, module_name in CLASSES.items():
         assert issubclass(getattr(importlib.import_module(module_name), name), Configurable)
 
