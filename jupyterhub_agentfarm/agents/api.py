@@ -8,22 +8,22 @@ from ..errors import FarmUnavailable
 from ..openapi import Api, Operation, document
 from ..records_schema import Schemas
 from ..services.description import REFUSALS, SECURITY, DescriptionHandler
-from . import agent_api
+from . import agent_api, task_api
 
 _DESCRIPTION = "AI agents, their tokens and their tasks. Every error is {message, reason} and facts."
 
 
 def description(base: str) -> dict[str, Any]:
     """Return the OpenAPI document of the API at `base`."""
-    schemas = Schemas()
+    schemas = Schemas(task_api.RULES)
     api = Api(
         title="agentfarm agents",
         description=_DESCRIPTION,
         base=base,
-        parameters=agent_api.PARAMETERS,
+        parameters=agent_api.PARAMETERS | task_api.PARAMETERS,
         refusals=REFUSALS,
         security=SECURITY,
         errors=(FarmUnavailable,),
     )
     itself = Operation("GET", "openapi.json", DescriptionHandler, {"type": "object"})
-    return document(api, [*agent_api.operations(schemas), itself], schemas)
+    return document(api, [*agent_api.operations(schemas), *task_api.operations(schemas), itself], schemas)

@@ -14,14 +14,17 @@ from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
 from ..services.app import ServiceApp
 from ..services.hub import HubClient
-from . import agent_handlers, pages
+from . import agent_handlers, pages, task_handlers
 from .agent_store import AgentStore
-from .agent_views import AgentViews, Counts
+from .agent_views import AgentViews
 from .api import description
+from .book import TaskBook
+from .files import TaskFiles
 from .hub_users import HubUsers
 from .limits import FarmLimits
 from .observers import FarmObservers
 from .registry import Registry
+from .rendering import Renderer
 from .sharing import ServerSharing
 
 
@@ -30,7 +33,7 @@ class AgentsApp(ServiceApp):
 
     name = "agents"
     description = "The agents service of the farm: registry, tasks, MCP."
-    classes = [Registry, FarmWatch, FarmClient]
+    classes = [TaskBook, TaskFiles, Registry, FarmWatch, FarmClient]
 
     data_dir = Unicode(
         help="Folder for the database and, below agent-tasks, the notebooks and artifacts of tasks. Default: "
@@ -40,6 +43,10 @@ class AgentsApp(ServiceApp):
         help="Database of agents and tasks, as SQLAlchemy writes it: sqlite:///PATH or postgresql://USER@HOST/NAME. "
         "Default: agents.sqlite in data_dir."
     ).tag(config=True)
+
+    @default("max_body")
+    def _max_body_default(self) -> int:
+        return 64 * 2**20  # a task may bring its notebook with it
 
     @default("data_dir")
     def _data_dir_default(self) -> str:
@@ -56,7 +63,7 @@ class AgentsApp(ServiceApp):
 
     def handlers(self) -> list[tuple[Any, ...]]:
         """Return pages and API."""
-        return [*pages.ROUTES, *agent_handlers.ROUTES]
+        return [*pages.ROUTES, *agent_handlers.ROUTES, *task_handlers.ROUTES]
 
     def openapi(self) -> dict[str, Any]:
         """Return the description of the API in OpenAPI 3.1."""
@@ -66,11 +73,14 @@ class AgentsApp(ServiceApp):
         """Start the parts in the order of their dependence."""
         self.database = self._own(Database(self.db_url, "AgentsApp.db_url"))
         await self.database.open()
+        self.renderer = self._own(Renderer())
         token = os.environ["JUPYTERHUB_API_TOKEN"]
         self.farm_client = self._own(FarmClient(parent=self, runtime_dir=self.runtime_dir, token=token))
         self.hub = self._own(HubClient())
         self.observers = FarmObservers()
         self.farm = self._own(FarmWatch(self.farm_client, self.observers, parent=self))
+        self.book = self._own(TaskBook(self.database, Path(self.data_dir) / "agent-tasks", parent=self))
+        await self.book.open()
         await self._open_registry()
         self.farm.start()
 
@@ -78,17 +88,18 @@ class AgentsApp(ServiceApp):
         """Start the registry, the sharing of servers, and what is shown of agents."""
         users, limits = HubUsers(self.hub), FarmLimits(self.farm_client)
         self.registry = self._own(Registry(AgentStore(self.database), users, limits, parent=self))
+        self.registry.holds.append(self.book.hold)
         self.registry.revoked.append(lambda name: self.forget_logins())
         self.observers.all.append(self._own(ServerSharing(self.registry, users)))
         base_url = os.environ.get("JUPYTERHUB_BASE_URL", "/")
         self.views = AgentViews(
-            lambda: self.farm.leases, self.farm_client.usage, self.registry.left_to_do, self.counts, base_url
+            lambda: self.farm.leases,
+            self.farm_client.usage,
+            self.registry.left_to_do,
+            self.book.counts_by_agent,
+            base_url,
         )
         await self.registry.open()
-
-    async def counts(self) -> Counts:
-        """Return the tasks of all agents in numbers."""
-        return {}
 
     def hub_auth(self) -> HubOAuth:
         """Return who identifies users, kept here, so that what it remembers can be forgotten."""

@@ -3,9 +3,9 @@
 Whatever changes a task goes through here: it is decided and written in one transaction (:mod:`.steps`), and when a
 method returns it is committed. Then those who follow are told, in the order of the commits::
 
-    topic                 events
-    a task's id           task (the record), change, attempt, progress, artifact
-    "board"               task, change: of all tasks
+    topic           events, and what comes with them
+    a task's id     task: Task, change: Change, attempt: Attempt, progress: Progress, artifact: Artifact
+    "board"         change: (Task, Change), of all tasks
 
 `changed` is set after each of them: who waits for work clears it, looks, and waits again.
 """
@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 from traitlets import Integer
 from traitlets.config import LoggingConfigurable
@@ -187,9 +187,21 @@ class TaskBook(LoggingConfigurable):
         """Return what the attempts of a task left, by attempt and path."""
         return await self._store.artifacts(task_id)
 
+    async def counts_by_agent(self) -> Mapping[str, Mapping[TaskState, int]]:
+        """Return how many tasks each agent has in each state that some are in."""
+        return await self._store.counts()
+
     async def counts(self) -> Mapping[TaskState, int]:
         """Return how many tasks there are in each state."""
-        return await self._store.counts()
+        found = dict.fromkeys(get_args(TaskState), 0)
+        for counts in (await self._store.counts()).values():
+            for state, count in counts.items():
+                found[state] += count
+        return found
+
+    async def changes_of_all(self, after: int, limit: int = 1000) -> list[tuple[Task, Change]]:
+        """Return the newest changes of all tasks with a number above `after`, in their order, with the tasks."""
+        return await self._store.changes_of_all(after, limit)
 
     def progress_of(self, task_id: str) -> Progress | None:
         """Return how far a task's attempt is; None where that is not known."""
@@ -380,9 +392,9 @@ class TaskBook(LoggingConfigurable):
             self.followers.tell(told.artifact.task, "artifact", told.artifact)
         if told.task is None or told.change is None:
             return
-        for topic in (told.task.id, BOARD):
-            self.followers.tell(topic, "task", told.task)
-            self.followers.tell(topic, "change", told.change)
+        self.followers.tell(told.task.id, "change", told.change)
+        self.followers.tell(told.task.id, "task", told.task)
+        self.followers.tell(BOARD, "change", (told.task, told.change))
         self._after_change(told.task)
 
     def _after_change(self, task: Task) -> None:

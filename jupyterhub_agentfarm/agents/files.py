@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -190,7 +190,7 @@ class TaskFiles(LoggingConfigurable):
         """Remove a received file that is not to be kept."""
         await asyncio.to_thread(received.temporary.unlink, missing_ok=True)
 
-    async def artifact(self, artifact: Artifact) -> AsyncIterator[bytes]:
+    async def artifact(self, artifact: Artifact) -> AsyncGenerator[bytes, None]:
         """Give the content of an artifact, piece by piece.
 
         Raises

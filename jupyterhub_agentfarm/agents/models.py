@@ -84,8 +84,8 @@ _YEAR_SECONDS = 366 * 86400.0
 
 
 def _check_text(text: str, where: str, most: int = _TEXT_CHARACTERS) -> None:
-    if len(text) > most:
-        raise InvalidField(where, f"at most {most} characters", text)
+    if len(text) > most or "\0" in text:
+        raise InvalidField(where, f"at most {most} characters, none of them null", text)
 
 
 # ---- agents -----------------------------------------------------------------------------------------------------
@@ -243,6 +243,22 @@ class TaskRequest:
             raise InvalidField("max_attempts", f"a whole number from 1 to {MAX_ATTEMPTS}", self.max_attempts)
         if len(self.after) > MAX_DEPENDENCIES:
             raise InvalidField("after", f"at most {MAX_DEPENDENCIES} tasks", f"{len(self.after)} tasks")
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """To whom a task is handed over."""
+
+    #: An agent, which is then to execute it, or a person, who is asked to look at it.
+    to: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no name, or too long."""
+        if not self.to:
+            raise InvalidField("to", "the name of an agent or of a person", self.to)
+        _check_text(self.to, "to")
+        _check_text(self.note, "note", _DESCRIPTION_CHARACTERS)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -245,6 +245,13 @@ class TaskStore:
         query = sa.select(*CHANGE_COLUMNS).where(table.task == task_id, table.number > after).order_by(table.number)
         return [Change(*row) for row in await self._rows(query)]
 
+    async def changes_of_all(self, after: int, limit: int) -> list[tuple[Task, Change]]:
+        """Return the newest changes of all tasks with a number above `after`, in their order, with the tasks."""
+        table = changes_table.c
+        query = sa.select(*TASK_COLUMNS, *CHANGE_COLUMNS).join(tasks_table, table.task == tasks_table.c.id)
+        newest = query.where(table.number > after).order_by(table.number.desc()).limit(limit)
+        return [(task_of(row), Change(*row[len(TASK_COLUMNS) :])) for row in reversed(await self._rows(newest))]
+
     async def artifacts(self, task_id: str) -> list[Artifact]:
         """Return the artifacts of a task, by attempt and path."""
         table = artifacts_table.c
@@ -252,10 +259,13 @@ class TaskStore:
         query = sa.select(*columns).where(table.task == task_id).order_by(table.attempt, table.path)
         return [Artifact(*row) for row in await self._rows(query)]
 
-    async def counts(self) -> Mapping[TaskState, int]:
-        """Return how many tasks there are in each state that some are in."""
-        query = sa.select(tasks_table.c.state, sa.func.count()).group_by(tasks_table.c.state)
-        return {row[0]: row[1] for row in await self._rows(query)}
+    async def counts(self) -> dict[str, dict[TaskState, int]]:
+        """Return how many tasks each agent has in each state that some are in."""
+        query = sa.select(tasks_table.c.agent, tasks_table.c.state, sa.func.count())
+        found: dict[str, dict[TaskState, int]] = {}
+        for agent, state, count in await self._rows(query.group_by(tasks_table.c.agent, tasks_table.c.state)):
+            found.setdefault(agent, {})[state] = count
+        return found
 
     async def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
         return await self._database.run(lambda connection: connection.execute(query).all())

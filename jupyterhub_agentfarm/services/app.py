@@ -198,7 +198,8 @@ class ServiceApp(Application):
             raise ConfigError(
                 f"ServiceApp.service_url {self.service_url} cannot be listened on: {exc.strerror}"
             ) from exc
-        server = httpserver.HTTPServer(self.application(), ssl_options=context, max_body_size=DRAINED_BODY_BYTES)
+        drained = max(DRAINED_BODY_BYTES, 2 * int(self.max_body))
+        server = httpserver.HTTPServer(self.application(), ssl_options=context, max_body_size=drained)
         server.add_sockets(sockets)
         port = sockets[0].getsockname()[1]
         where = f"{url.scheme}://{url.hostname}:{port}{self.prefix}"

@@ -15,6 +15,8 @@ from typing import Any
 from tornado import iostream, web
 
 KEEPALIVE_SECONDS = 15.0
+#: Name and data of an event, and the id that a follower who was cut off resumes from.
+Sent = tuple[str, Any] | tuple[str, Any, int]
 
 
 def encode_event(event: str, data: Any, event_id: int | None = None) -> str:
@@ -23,8 +25,8 @@ def encode_event(event: str, data: Any, event_id: int | None = None) -> str:
     return f"{head}event: {event}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
 
 
-async def stream_events(handler: web.RequestHandler, events: AsyncIterator[tuple[str, Any]]) -> None:
-    """Send `events` (name and JSON-ready data) to the client until they end or it goes away.
+async def stream_events(handler: web.RequestHandler, events: AsyncIterator[Sent]) -> None:
+    """Send `events` (name, JSON-ready data, and for some an id) to the client until they end or it goes away.
 
     The iterator is closed in every case.
     """
@@ -55,5 +57,5 @@ async def stream_events(handler: web.RequestHandler, events: AsyncIterator[tuple
             await close()
 
 
-async def _next(events: AsyncIterator[tuple[str, Any]]) -> tuple[str, Any] | None:
+async def _next(events: AsyncIterator[Sent]) -> Sent | None:
     return await anext(events, None)
