@@ -213,7 +213,7 @@ def over_owner(request: PlacementRequest, use: OwnerUse) -> Refusal | None:
         detail = f"{request.owner} may hold {_count(use.max_gpus)} and holds {use.gpus}"
         return Refusal("quota", detail, later=wanted <= use.max_gpus)
     if use.max_servers is not None and use.servers + 1 > use.max_servers:
-        detail = f"{request.owner} may have {use.max_servers} servers and has {use.servers}"
+        detail = f"{request.owner} may have {_servers(use.max_servers)} and has {use.servers}"
         return Refusal("quota", detail, later=use.max_servers > 0)
     return None
 
@@ -226,9 +226,8 @@ def over_pool(request: PlacementRequest, pool: PoolUse) -> Iterator[Refusal]:
         kept = _KEPT if pool.gpus + wanted <= pool.max_gpus else ""
         yield Refusal("quota", detail + kept, later=wanted <= pool.max_gpus)
     if pool.max_servers is not None and pool.lacks_server:
-        most = f"{pool.max_servers} server" if pool.max_servers == 1 else f"{pool.max_servers} servers"
         kept = _KEPT if pool.servers < pool.max_servers else ""
-        detail = f"group {pool.group} may have {most} together and has {pool.servers}"
+        detail = f"group {pool.group} may have {_servers(pool.max_servers)} together and has {pool.servers}"
         yield Refusal("quota", detail + kept, later=pool.max_servers > 0)
 
 
@@ -261,6 +260,10 @@ def refusal(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusa
 
 def _count(number: int) -> str:
     return f"{number} GPU" if number == 1 else f"{number} GPUs"
+
+
+def _servers(number: int) -> str:
+    return f"{number} server" if number == 1 else f"{number} servers"
 
 
 def _free(number: int) -> str:

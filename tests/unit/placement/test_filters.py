@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from node_records import GIB, gpu, request, telemetry, view
 
-from jupyterhub_agentfarm.models import Filesystem, Mark
+from jupyterhub_agentfarm.models import Filesystem, Kernel, Mark
 from jupyterhub_agentfarm.placement.filters import REFUSALS, Limits, refusal
 from jupyterhub_agentfarm.placement.view import Held, NodeView, OwnerUse, Promised
 
@@ -29,6 +29,22 @@ CASES = [
     ("not_eligible", view(state="down", detail="no route", **NEVER_UP), request(gpus=9), True, "is down"),
     ("not_eligible", view(reconciled=False), request(), True, "its servers are being checked"),
     ("labels", view(labels={"room": "b"}), request(labels={"room": "a"}), False, "has no label room=a"),
+    (
+        "kernel",
+        view(kernels=(Kernel("python3", "python"), Kernel("ir", "R"))),
+        request(kernel="julia-1.10"),
+        False,
+        "has no kernel julia-1.10, it has ir, python3",
+    ),
+    ("kernel", view(kernels=()), request(kernel="ir"), False, "has no kernel ir, it has none"),
+    ("kernel", view(), request(kernel="ir"), True, "has not told its kernels yet"),
+    (
+        "kernel",
+        view(kernels_error="no Python there"),
+        request(kernel="ir"),
+        True,
+        "has not told its kernels yet: no Python there",
+    ),
     ("stale_telemetry", view(fresh=False), request(), True, "has not reported lately"),
     ("stale_telemetry", view(**NEVER_UP), request(), True, "has not reported yet"),
     ("gpus", view(), request(gpus=1), False, "needs 1 GPU, it has none"),
@@ -116,9 +132,19 @@ def test_refusal(name: str, node_view: NodeView, wanted: object, later: bool, de
 def test_an_idle_node_passes() -> None:
     """A node that has everything is refused by no filter."""
     wanted = request(
-        gpus=1, gpu_model="A100", gpu_memory_bytes=40 * GIB, cpus=8, memory_gib=30, labels={"x": "y"}, node="n1"
+        gpus=1,
+        gpu_model="A100",
+        gpu_memory_bytes=40 * GIB,
+        cpus=8,
+        memory_gib=30,
+        labels={"x": "y"},
+        node="n1",
+        kernel="IR",
     )
-    assert refusal(view("n1", A, B, labels={"x": "y"}), wanted, Limits(min_disk_bytes=GIB)) is None
+    idle = view("n1", A, B, labels={"x": "y"}, kernels=(Kernel("ir"),))
+    assert refusal(idle, wanted, Limits(min_disk_bytes=GIB)) is None
+    unknown = view("n1", A, B, labels={"x": "y"})
+    assert refusal(unknown, replace(wanted, options=replace(wanted.options, kernel="")), Limits()) is None
 
 
 def test_disk() -> None:
