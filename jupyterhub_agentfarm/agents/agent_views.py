@@ -30,7 +30,7 @@ class AgentServer:
     #: Path at the Hub's proxy, where its owner may open it.
     url: str
     since_at: float
-    #: Why it waits.
+    #: Why it waits, or why it is where it is.
     detail: str = ""
 
 
@@ -94,8 +94,8 @@ class AgentViews:
         used = {entry["owner"]: entry for entry in (report or {}).get("usage", ())}
         views = []
         for agent in agents:
-            usage = None if report is None else _usage(used.get(agent.name), report)
             mine, left = tuple(servers.get(agent.name, ())), self._left(agent.name)
+            usage = None if report is None else _usage(mine, used.get(agent.name), report)
             views.append(to_json(agent) | to_json(AgentView(mine, usage, counts.get(agent.name, {}), left)))
         return views
 
@@ -133,8 +133,8 @@ class AgentViews:
         )
 
 
-def _usage(entry: Mapping[str, Any] | None, report: Mapping[str, Any]) -> AgentUsage:
-    window = report["window_seconds"] / 3600
-    if entry is None:
-        return AgentUsage(window_hours=window)
-    return AgentUsage(entry["servers"], entry["gpus"], entry["gpu_seconds"] / 3600, window)
+def _usage(servers: tuple[AgentServer, ...], entry: Mapping[str, Any] | None, report: Mapping[str, Any]) -> AgentUsage:
+    """Return what is used: what is held as it is now, the hours as the controller added them up a moment ago."""
+    held = [server for server in servers if server.state != "waiting"]
+    hours = 0.0 if entry is None else entry["gpu_seconds"] / 3600
+    return AgentUsage(len(held), sum(server.gpus for server in held), hours, report["window_seconds"] / 3600)

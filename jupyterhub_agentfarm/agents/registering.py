@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import AgentFarmError, ConflictError, InvalidField
+from ..faults import undone
 from .agent_store import AgentStore, KeptAgent
 from .hub_users import AGENT_NOTE, GROUP, HubUsers, activity, agent_scopes, taken_at_hub
 from .limits import FarmLimits, limits_of
@@ -62,16 +63,13 @@ class Registrar:
         if await self.users.find(agent.name) is not None:
             raise taken_at_hub(agent.name)
         await self.store.add(agent)
-        await self._make_user(agent)
-        try:
+        await self._make_user(agent.name)
+        async with undone(lambda: self._undo_quietly(agent.name)):
             for group in (GROUP, *agent.projects):
                 await self.users.join(agent.name, group)
             await self.limits.allow(agent)
             token = await self.mint(agent, request.token_expires_in_seconds)
             await self.store.save(KeptAgent(agent))
-        except BaseException:
-            await self._undo_quietly(agent.name)
-            raise
         return agent, token
 
     async def mint(self, agent: Agent, seconds: float) -> NewToken:
@@ -92,14 +90,14 @@ class Registrar:
         await self.limits.drop(name)
         await self.store.remove(name)
 
-    async def _make_user(self, agent: Agent) -> None:
+    async def _make_user(self, name: str) -> None:
         try:
-            await self.users.create(agent.name)
-        except ConflictError:
-            await self.store.remove(agent.name)
+            await self.users.create(name)
+        except ConflictError:  # then a user of this name is somebody else's
+            await self.store.remove(name)
             raise
-        except BaseException:
-            await self._undo_quietly(agent.name)
+        except AgentFarmError:
+            await self._undo_quietly(name)
             raise
 
     async def _undo_quietly(self, name: str) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from traitlets.config import LoggingConfigurable
 
 from ..errors import AgentFarmError, ConflictError, HubApiError, InvalidField
+from ..faults import Edge
 from ..logs import LogLine
 from ..tasks import OwnedTasks
 from ..traitlets import Seconds
@@ -240,7 +241,7 @@ class Registry(LoggingConfigurable):
             if self.left_to_do(name):  # or tokens that were to be revoked would be good again
                 await self._settler.settle(agent)
             await self._limits.allow(agent)
-            agent = await self._known.save(replace(agent, state="active", detail="", ended_at=None), "ready")
+            agent = await self._known.save(replace(agent, state="active", detail=""), "ready")
         self.log.info("%s", LogLine("agent resumed", agent=name, by=by))
         return agent
 
@@ -296,9 +297,9 @@ class Registry(LoggingConfigurable):
     async def _end(self, name: str, states: tuple[AgentState, ...], state: AgentState, detail: str) -> Agent:
         async with self._locks[name]:
             agent = self._in_state(name, *states)
-            agent = await self._known.save(
-                replace(agent, state=state, detail=detail, ended_at=self._clock()), "settling"
-            )
+            ended_at = self._clock() if state == "retired" else None
+            agent = replace(agent, state=state, detail=detail, ended_at=ended_at)
+            await self._known.save(agent, "settling")
             self.tokens.forget(name)
         self.log.info("%s", LogLine(f"agent {state}", agent=name, detail=detail))
         settling = self._owned.start(self._quietly(self._settle(name), name), f"settling {name}")
@@ -328,8 +329,9 @@ class Registry(LoggingConfigurable):
     async def _quietly(self, work: Coroutine[Any, Any, None], name: str = "") -> None:
         """Do work that is tried again when it fails."""
         try:
-            await work
-            self._left.pop(name, None)
+            with Edge(self.log, "looking after agents failed, it is tried again", (AgentFarmError, *STORE_ERRORS)):
+                await work
+                self._left.pop(name, None)
         except (AgentFarmError, *STORE_ERRORS) as exc:
             self._left[name] = message = exc.message if isinstance(exc, AgentFarmError) else str(exc)
             self.log.warning("%s", LogLine("agents are looked after again later", agent=name or None, detail=message))
