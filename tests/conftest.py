@@ -60,6 +60,12 @@ def _no_docker() -> str | None:
     return container_image.why_no_docker()
 
 
+def _no_vscode() -> str | None:
+    import vscode_calls
+
+    return vscode_calls.why_no_vscode()
+
+
 #: For each marker: returns why its tests cannot run here, or None.
 TIERS: dict[str, Callable[[], str | None]] = {
     "sshd": _no_sshd,
@@ -69,6 +75,7 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "gpu": _no_gpu,
     "bwrap": _no_sandbox,
     "docker": _no_docker,
+    "vscode": _no_vscode,
 }
 
 _skipped: Counter[tuple[str, str]] = Counter()
