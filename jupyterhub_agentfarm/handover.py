@@ -44,7 +44,10 @@ CLASSES = {
     "Registry": "jupyterhub_agentfarm.agents.registry",
     "TaskBook": "jupyterhub_agentfarm.agents.book",
     "TaskFiles": "jupyterhub_agentfarm.agents.files",
+    "Dispatcher": "jupyterhub_agentfarm.agents.dispatcher",
+    "Carriers": "jupyterhub_agentfarm.agents.carriers",
     "TaskServers": "jupyterhub_agentfarm.agents.servers",
+    "WarmServers": "jupyterhub_agentfarm.agents.warm",
     "Kernels": "jupyterhub_agentfarm.agents.kernels",
 }
 #: Options that no managed service reads: these have tokens of their own.

@@ -19,13 +19,18 @@ from .agent_store import AgentStore
 from .agent_views import AgentViews
 from .api import description
 from .book import TaskBook
+from .carriers import Carriers
+from .dispatcher import Dispatcher
+from .farm_news import FarmNews
 from .files import TaskFiles
 from .hub_users import HubUsers
 from .limits import FarmLimits
 from .observers import FarmObservers
 from .registry import Registry
 from .rendering import Renderer
+from .servers import TaskServers
 from .sharing import ServerSharing
+from .warm import WarmServers
 
 
 class AgentsApp(ServiceApp):
@@ -33,7 +38,7 @@ class AgentsApp(ServiceApp):
 
     name = "agents"
     description = "The agents service of the farm: registry, tasks, MCP."
-    classes = [TaskBook, TaskFiles, Registry, FarmWatch, FarmClient]
+    classes = [TaskBook, TaskFiles, Registry, Dispatcher, Carriers, TaskServers, WarmServers, FarmWatch, FarmClient]
 
     data_dir = Unicode(
         help="Folder for the database and, below agent-tasks, the notebooks and artifacts of tasks. Default: "
@@ -83,6 +88,7 @@ class AgentsApp(ServiceApp):
         await self.book.open()
         await self._open_registry()
         self.farm.start()
+        await self._open_dispatcher()
 
     async def _open_registry(self) -> None:
         """Start the registry, the sharing of servers, and what is shown of agents."""
@@ -100,6 +106,19 @@ class AgentsApp(ServiceApp):
             base_url,
         )
         await self.registry.open()
+
+    async def _open_dispatcher(self) -> None:
+        """Start what has tasks executed; last, and so it ends first."""
+        self.news = FarmNews()
+        self.observers.all.append(self.news)
+        self.servers = self._own(TaskServers(self.hub, parent=self))
+        self.warm = self._own(WarmServers(self.servers, parent=self))
+        parts = (self.book, self.servers, self.warm, (self.farm, self.news), self.registry.tokens)
+        self.carriers = self._own(Carriers(*parts, parent=self))
+        self.dispatcher = self._own(
+            Dispatcher(self.book, self.registry, self.carriers, self.farm, self.news, parent=self)
+        )
+        await self.dispatcher.open()
 
     def hub_auth(self) -> HubOAuth:
         """Return who identifies users, kept here, so that what it remembers can be forgotten."""

@@ -82,6 +82,11 @@ class FarmWatch(LoggingConfigurable):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    @property
+    def current(self) -> bool:
+        """Whether the state is that of now: the controller's events arrive."""
+        return self._known.is_set()
+
     async def ready(self, timeout_seconds: float = 10) -> None:
         """Return when the farm is known.
 

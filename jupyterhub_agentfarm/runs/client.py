@@ -23,6 +23,8 @@ from ..errors import NodeUnreachable, RunFailed
 T = TypeVar("T")
 Headers = Mapping[str, str]
 
+#: What the farm's servers send with every answer.
+LEASE_HEADER = "X-AgentFarm-Lease"
 #: Deadline of one request, a download not counted.
 REQUEST_SECONDS = 60.0
 #: A download in which nothing arrives for so long is lost.
@@ -30,6 +32,10 @@ SILENCE_SECONDS = 30.0
 
 #: States of the runs extension that a run does not leave.
 FINAL_STATES = ("completed", "failed", "cancelled")
+
+
+class ServerUnready(NodeUnreachable):
+    """The server is there and says that it cannot answer now, as when it cannot ask the Hub who asks."""
 
 
 class RunRefused(RunFailed):
@@ -58,7 +64,8 @@ class ServerRuns:
     """A client of the runs extension of one server.
 
     Every method raises :class:`~..errors.NodeUnreachable` where there is no answer of the server's own: it, the proxy
-    or the way to it is gone for now; and :class:`RunRefused` where the server refused.
+    or the way to it is gone for now (:class:`ServerUnready`: it is there, and fails); and :class:`RunRefused` where the
+    server refused.
 
     Parameters
     ----------
@@ -157,6 +164,8 @@ class ServerRuns:
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
         if response.status >= 500 or response.status in (301, 302, 303, 307, 308, 424):
+            if LEASE_HEADER in response.headers:
+                raise ServerUnready(self._node, f"its server answered {response.status}")
             raise NodeUnreachable(self._node, f"the proxy answered {response.status} for its server")
         if response.status >= 400:
             data = _decoded(await response.text())

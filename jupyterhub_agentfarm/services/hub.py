@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from typing import Any
 from urllib.parse import quote
@@ -51,12 +52,8 @@ class HubClient:
         HubApiError
             The Hub answered 400 or above, or did not answer (status 0).
         """
-        if self._session is None:
-            ours = tls.of_environment()
-            connector = aiohttp.TCPConnector(ssl=True if ours is None else ours.client())
-            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout, connector=connector)
         try:
-            async with self._session.request(method, self.api_url + path, json=body) as response:
+            async with self._http().request(method, self.api_url + path, json=body) as response:
                 data = await response.json() if "json" in response.headers.get("Content-Type", "") else None
         except (aiohttp.ClientError, OSError) as exc:
             raise HubApiError(method, path, 0, f"{type(exc).__name__}: {exc}") from exc
@@ -64,6 +61,13 @@ class HubClient:
             message = (data or {}).get("message") or response.reason
             raise HubApiError(method, path, response.status, str(message))
         return response.status, data
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            ours = tls.of_environment()
+            connector = aiohttp.TCPConnector(ssl=True if ours is None else ours.client())
+            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout, connector=connector)
+        return self._session
 
     async def user(self, name: str) -> dict[str, Any]:
         """Return the model of a user, with its servers, the stopped ones included."""
@@ -78,6 +82,26 @@ class HubClient:
         """Return the model of a server, or None when the user has none of that name."""
         model: dict[str, Any] | None = (await self.user(user))["servers"].get(server_name)
         return model
+
+    async def start_failure(self, user: str, server_name: str) -> str | None:
+        """Return why the newest start of a server failed; None when the Hub knows of no failure.
+
+        Raises
+        ------
+        HubApiError
+            The Hub did not answer.
+        """
+        path = _server_path(user, server_name) + "/progress"
+        try:
+            async with self._http().get(self.api_url + path) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, OSError) as exc:
+            raise HubApiError("GET", path, 0, f"{type(exc).__name__}: {exc}") from exc
+        if response.status >= 400:
+            return None
+        events = [json.loads(line.removeprefix("data:")) for line in text.splitlines() if line.startswith("data:")]
+        failures = [str(event.get("message", "")) for event in events if event.get("failed")]
+        return failures[-1].removeprefix("Spawn failed: ") if failures else None
 
     async def stop_server(self, user: str, server_name: str, *, remove: bool = False) -> None:
         """Ask for a server's end; with `remove` its name is forgotten too. A server that is not there is fine."""
