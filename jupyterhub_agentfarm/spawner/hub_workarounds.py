@@ -54,7 +54,7 @@ from jupyterhub import orm
 from jupyterhub.utils import url_escape_path, url_path_join
 
 from ..errors import NotFoundError
-from .watch import exit_status
+from .lease_cache import exit_status
 
 if TYPE_CHECKING:
     from jupyterhub.spawner import Spawner

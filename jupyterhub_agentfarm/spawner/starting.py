@@ -24,9 +24,9 @@ from ..noded.directories import PLACEHOLDER
 from . import failure
 from .certificates import ServerCertificate
 from .certified import certify
+from .lease_cache import ended
 from .limits import resource_limits
 from .readiness import until_ready
-from .watch import ended
 
 if TYPE_CHECKING:
     from .spawner import AgentFarmSpawner

@@ -2,9 +2,7 @@
 
 ::
 
-    controller ── events ──▶ LeaseWatch ──▶ the cache that `poll` reads
-                                       ├──▶ starts that wait for their lease to change
-                                       └──▶ `poll_and_notify` of a server that ended: its route is gone at once
+    controller ── events ──▶ LeaseWatch ──▶ LeaseCache ──▶ who polls, who waits, the Hub that must know of an end
 
 The stream begins with a snapshot. A lease that is held by a server here and is not in it ended while nobody listened:
 it is asked for by itself. A lost stream is opened again, with growing pauses; the cache stays as it was, so that a
@@ -19,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -29,34 +26,19 @@ from traitlets.config import LoggingConfigurable
 
 from ..controller.client import FarmClient
 from ..errors import AgentFarmError, ConflictError, FarmUnavailable, NotFoundError
+from ..faults import Edge
 from ..logs import LogLine, about
 from ..models import Lease, PlacementRequest
 from ..records import from_json
 from ..tasks import OwnedTasks
 from ..traitlets import Seconds
+from .lease_cache import LeaseCache
 from .orphans import orphans
 from .reviving import look_after_controller
 
 T = TypeVar("T")
 
-_ORDER = {"waiting": 0, "granted": 1, "running": 2, "stopping": 3, "released": 4}
 _FIRST_PAUSE_SECONDS = 0.1
-_PENDING_INTERVAL_SECONDS = 0.2
-
-
-def ended(lease: Lease) -> bool:
-    """Whether the lease's server is gone, or never came."""
-    return lease.state == "released" or (lease.server is not None and lease.server.exit is not None)
-
-
-def exit_status(lease: Lease) -> int:
-    """Return what a shell would say of the end of the lease's server: 1 when it is not known."""
-    end = lease.server.exit if lease.server is not None else None
-    if end is None:
-        return 1
-    if end.signal is not None:
-        return 128 + end.signal
-    return 1 if end.code is None else end.code
 
 
 class LeaseWatch(LoggingConfigurable):
@@ -83,14 +65,11 @@ class LeaseWatch(LoggingConfigurable):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tasks = OwnedTasks(self.log)
+        self._cache = LeaseCache(self.tasks)
         self.began_at = time.time()
         #: Whether the controller's events arrive at present.
         self.connected = False
         self._snapshot = asyncio.Event()
-        self._leases: dict[str, Lease] = {}
-        self._gone: set[str] = set()
-        self._spawners: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         #: Releases under way, with the grace that they asked for.
         self._releases: dict[str, tuple[asyncio.Task[None], float]] = {}
         self._follower: asyncio.Task[None] | None = None
@@ -111,25 +90,19 @@ class LeaseWatch(LoggingConfigurable):
 
     def attach(self, lease_id: str, spawner: Any) -> None:
         """Tell `spawner` when the server of the lease ends."""
-        self._spawners[lease_id] = spawner
+        self._cache.attach(lease_id, spawner)
 
     def detach(self, lease_id: str) -> None:
         """Forget who holds the lease, and the lease when it has ended."""
-        self._spawners.pop(lease_id, None)
-        self._gone.discard(lease_id)
-        if (lease := self._leases.get(lease_id)) is not None and not lease.alive:
-            del self._leases[lease_id]
+        self._cache.detach(lease_id)
 
     def get(self, lease_id: str) -> Lease | None:
         """Return the lease as last heard of, or None when nothing was heard of it."""
-        return self._leases.get(lease_id)
+        return self._cache.get(lease_id)
 
     def status(self, lease_id: str) -> int | None:
         """Return the exit status of the lease's server; None while it runs, and while that is not known."""
-        lease = self._leases.get(lease_id)
-        if lease is None:
-            return 1 if lease_id in self._gone else None
-        return exit_status(lease) if ended(lease) else None
+        return self._cache.status(lease_id)
 
     async def heard_of(self, lease_id: str, timeout_seconds: float) -> None:
         """Return when the controller has told what became of the lease, or when the time is over."""
@@ -150,27 +123,11 @@ class LeaseWatch(LoggingConfigurable):
         NotFoundError
             The controller knows no such lease.
         """
-        while True:
-            if lease_id in self._gone:
-                raise NotFoundError("the controller lost the request: start the server again")
-            lease = self._leases.get(lease_id)
-            if lease is not None and wanted(lease):
-                return lease
-            change = asyncio.get_running_loop().create_future()
-            waiters = self._waiters.setdefault(lease_id, set())
-            waiters.add(change)
-            try:
-                await change
-            finally:
-                waiters.discard(change)
-                if not waiters:
-                    self._waiters.pop(lease_id, None)
+        return await self._cache.until(lease_id, wanted)
 
     def remember(self, lease: Lease) -> None:
         """Take over a lease that a request was answered with, unless the events told of a later state already."""
-        known = self._leases.get(lease.id)
-        if known is None or (known.epoch, _ORDER[known.state]) <= (lease.epoch, _ORDER[lease.state]):
-            self._put(lease)
+        self._cache.remember(lease)
 
     # ---- what spawners have done ----
 
@@ -254,7 +211,7 @@ class LeaseWatch(LoggingConfigurable):
             try:
                 self.remember(await self.client.release(lease_id, grace_seconds))
             except NotFoundError:
-                self._forget(lease_id)
+                self._cache.forget(lease_id)
             except AgentFarmError as exc:
                 self.log.warning(LogLine("not released yet", lease=lease_id, detail=exc.message))
                 await asyncio.sleep(pause)
@@ -269,14 +226,14 @@ class LeaseWatch(LoggingConfigurable):
         try:
             while True:
                 try:
-                    async for event, data in self.client.events():
-                        self._handle(event, data)
-                        pause = _FIRST_PAUSE_SECONDS
+                    # A watch that stopped would never see a server's end again.
+                    with Edge(self.log, "the controller's events could not be followed", AgentFarmError):
+                        async for event, data in self.client.events():
+                            self._handle(event, data)
+                            pause = _FIRST_PAUSE_SECONDS
                 except AgentFarmError as exc:
                     level = self.log.warning if self.connected else self.log.debug
                     level("the controller's events stopped: %s", exc.message)
-                except Exception:  # the loop's edge: a watch that stopped would never see a server's end again
-                    self.log.exception("the controller's events could not be followed")
                 self.connected = False
                 await self._look_after_controller()
                 await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads reconnections, no secret
@@ -296,17 +253,11 @@ class LeaseWatch(LoggingConfigurable):
         if event == "snapshot":
             self._take([from_json(Lease, item) for item in data["leases"]])
         elif event == "lease":
-            self._put(from_json(Lease, data))
+            self._cache.put(from_json(Lease, data))
 
     def _take(self, leases: list[Lease]) -> None:
-        """Replace the cache by a snapshot; ask for the leases of our servers that are not in it."""
-        ids = {lease.id for lease in leases}
-        for lease_id in [*self._leases]:
-            if lease_id not in ids and self._leases[lease_id].alive and lease_id not in self._spawners:
-                del self._leases[lease_id]
-        for lease in leases:
-            self._put(lease)
-        for lease_id in {*self._spawners, *self._waiters} - ids:
+        """Take over a snapshot; ask for the leases of our servers that are not in it."""
+        for lease_id in self._cache.take(leases):
             self.tasks.start_single(self._look_up(lease_id), f"asking for lease {lease_id}")
         for lease in orphans(leases, self.db, self.began_at) if self.db is not None else ():
             self.log.warning(LogLine("belongs to no server: released", **about(lease)))
@@ -317,54 +268,17 @@ class LeaseWatch(LoggingConfigurable):
     async def _look_up(self, lease_id: str) -> None:
         """Ask what became of a lease, until it is known or nobody wants to know it any more."""
         pause, level = _FIRST_PAUSE_SECONDS, self.log.warning
-        while lease_id in self._spawners or lease_id in self._waiters:
+        while self._cache.wanted(lease_id):
             try:
-                self._put(await self.client.lease(lease_id))
+                self._cache.put(await self.client.lease(lease_id))
             except NotFoundError:
-                self._forget(lease_id)
+                self._cache.forget(lease_id)
             except AgentFarmError as exc:
                 level("lease %s could not be asked for yet: %s", lease_id, exc.message)
                 await asyncio.sleep(pause)
                 pause, level = min(pause * 2, self.retry_max_seconds), self.log.debug
                 continue
             return
-
-    def _put(self, lease: Lease) -> None:
-        known = self._leases.get(lease.id)
-        if known is not None and not known.alive and lease.alive:
-            return
-        if lease.alive or lease.id in self._spawners or lease.id in self._waiters:
-            self._leases[lease.id] = lease
-        else:
-            self._leases.pop(lease.id, None)
-        self._changed(lease.id)
-
-    def _forget(self, lease_id: str) -> None:
-        """Note that the controller knows no such lease."""
-        self._leases.pop(lease_id, None)
-        if lease_id in self._spawners or lease_id in self._waiters:
-            self._gone.add(lease_id)
-        self._changed(lease_id)
-
-    def _changed(self, lease_id: str) -> None:
-        for waiter in self._waiters.get(lease_id, ()):
-            if not waiter.done():
-                waiter.set_result(None)
-        spawner = self._spawners.get(lease_id)
-        if spawner is not None and not spawner.starting and self.status(lease_id) is not None:
-            self.tasks.start(self._notify(spawner, lease_id), f"telling the Hub that lease {lease_id} ended")
-
-    async def _notify(self, spawner: Any, lease_id: str) -> None:
-        """Have the Hub notice the end, unless it stops the server itself.
-
-        While it still checks the server it has nobody to tell.
-        """
-        while True:
-            if spawner.pending not in {"spawn", "check"}:
-                break
-            await asyncio.sleep(_PENDING_INTERVAL_SECONDS)
-        if spawner.pending is None and spawner.lease_id == lease_id:
-            await spawner.poll_and_notify()
 
 
 def _same_server(lease: Lease, request: PlacementRequest) -> bool:

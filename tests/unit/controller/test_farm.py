@@ -29,7 +29,7 @@ from jupyterhub_agentfarm.errors import (
     TransportError,
 )
 from jupyterhub_agentfarm.models import Lease
-from jupyterhub_agentfarm.spawner.watch import exit_status
+from jupyterhub_agentfarm.spawner.lease_cache import exit_status
 
 
 async def fetch(url: str | None) -> str:
