@@ -60,7 +60,8 @@ class Farm:
 
 # ---- nobody holds more --------------------------------------------------------------------------------------------
 
-OWNERS = st.sampled_from(("u0", "u1", "u2"))
+NAMES = ("u0", "u1", "u2")
+OWNERS = st.sampled_from(NAMES)
 LIMIT = st.one_of(st.none(), st.integers(0, 3))
 STEPS = st.lists(
     st.one_of(
@@ -68,8 +69,10 @@ STEPS = st.lists(
         st.tuples(st.just("limit"), OWNERS, LIMIT, LIMIT),
         st.tuples(st.just("release"), st.integers(0, 20), st.none(), st.none()),
     ),
+    min_size=3,
     max_size=25,
 )
+FIRST = st.lists(st.tuples(LIMIT, LIMIT), min_size=len(NAMES), max_size=len(NAMES))
 
 
 class Watched(Farm):
@@ -109,8 +112,8 @@ class Watched(Farm):
 
 
 @settings(max_examples=60, deadline=None)
-@given(STEPS)
-def test_nobody_is_granted_more_than_their_limit(steps: list[tuple[Any, Any, Any, Any]]) -> None:
+@given(FIRST, STEPS)
+def test_nobody_is_granted_more_than_their_limit(first: list[Any], steps: list[Any]) -> None:
     """Requests at the same moment, releases and limits that change meanwhile: each grant is within both limits.
 
     At the end the line is one that nobody in it could leave: its first is over a limit or finds no GPU.
@@ -122,7 +125,7 @@ def test_nobody_is_granted_more_than_their_limit(steps: list[tuple[Any, Any, Any
         await database.open()
         try:
             farm = Watched(database, max_servers_per_owner=2, max_gpus_per_owner=3)
-            for step in steps:
+            for step in [*(("limit", name, *limits) for name, limits in zip(NAMES, first, strict=True)), *steps]:
                 await farm.step(*step)
             before = {lease.id for lease in farm.book.waiting()}
             await farm.placement.advance()
