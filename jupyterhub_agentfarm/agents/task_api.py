@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from ..controller.api import RULES as controller_rules
+from ..controller import api as controller_api
 from ..errors import AgentFarmError, ConflictError, NoSpace, NotFoundError
 from ..models import UserOptions
 from ..openapi import Operation, Query
@@ -46,7 +46,7 @@ RULES: Rules = {
         "max_attempts": {"minimum": 1, "maximum": MAX_ATTEMPTS},
         "after": {"maxItems": MAX_DEPENDENCIES, "items": _ID},
     },
-    UserOptions: controller_rules[UserOptions],
+    UserOptions: controller_api.RULES[UserOptions],
     HandOver: {"to": {"minLength": 1, "maxLength": 200}, "note": {"maxLength": 2000}},
 }
 _QUERIES = (

@@ -1,0 +1,257 @@
+"""The book of tasks: many callers at a time, followers, what is kept and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from task_books import NOTEBOOK, Clock, World, opened
+
+from jupyterhub_agentfarm.agents import steps
+from jupyterhub_agentfarm.agents.models import TaskRequest
+from jupyterhub_agentfarm.agents.task_store import TaskFilter, Viewer
+from jupyterhub_agentfarm.errors import ConflictError, Fenced, InvalidField, NoSpace, NotFoundError
+
+
+async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
+    """Give the content of a file."""
+    for chunk in chunks:
+        yield chunk
+
+
+@pytest.mark.timeout(120)
+async def test_claimers_of_several_processes_never_claim_the_same_task(database_url: str, tmp_path: Path) -> None:
+    """Four books on one database, each with five claimers, share sixty tasks: each is claimed once."""
+    async with (
+        opened(database_url, tmp_path) as first,
+        opened(database_url, tmp_path) as second,
+        opened(database_url, tmp_path) as third,
+        opened(database_url, tmp_path) as fourth,
+    ):
+        ids = [(await first.submit()).id for _ in range(60)]
+        claimed: list[tuple[str, int]] = []
+
+        async def claim_all(world: World, start: int) -> None:
+            for task_id in ids[start:] + ids[:start]:
+                try:
+                    _, attempt = await world.book.claim(task_id)
+                except ConflictError:
+                    continue
+                claimed.append((task_id, attempt.fence))
+
+        worlds = (first, second, third, fourth)
+        await asyncio.gather(*(claim_all(world, 3 * number) for world in worlds for number in range(5)))
+        assert sorted(task_id for task_id, _ in claimed) == sorted(ids)
+        assert len({fence for _, fence in claimed}) == 60
+        assert (await first.book.counts())["executing"] == 60
+
+
+async def test_a_step_that_fails_undoes_only_itself(world: World) -> None:
+    """Changes that are made in one transaction do not depend on each other."""
+    ids = [(await world.submit()).id for _ in range(5)]
+    results = await asyncio.gather(
+        *(world.book.claim(task_id) for task_id in [ids[0], ids[0], *ids]), return_exceptions=True
+    )
+    assert [isinstance(result, ConflictError) for result in results] == [False, True, True, *[False] * 4]
+    assert (await world.book.counts())["executing"] == 5
+
+
+async def test_a_change_whose_caller_went_away_is_made_and_told(world: World) -> None:
+    """A request that is broken off leaves no task that nobody knows of."""
+    task = await world.submit()
+    world.book.changed.clear()
+    claiming = asyncio.create_task(world.book.claim(task.id))
+    await asyncio.sleep(0)
+    claiming.cancel()
+    await world.book.changed.wait()
+    assert (await world.book.task(task.id)).state == "executing"
+
+
+async def test_followers_hear_of_every_change_in_order(world: World) -> None:
+    """Those of a task until it has ended, those of the board of all tasks."""
+    task, board = await world.submit(), world.book.followers.follow("board")
+    following = world.book.followers.follow(task.id)
+    _, attempt = await world.book.claim(task.id)
+    await world.book.note(attempt, phase="running", node="n1")
+    world.book.progress(attempt, 1, 2, 3)
+    assert world.book.progress_of(task.id) is not None
+    await world.book.keep_artifact(attempt, "a.txt", pieces(b"a"))
+    await world.submit()
+    await world.book.finish(attempt, "completed")
+    assert world.book.progress_of(task.id) is None
+    heard = [event async for event in following.events([])]
+    names = ["change", "task", "attempt", "attempt", "progress", "artifact", "attempt", "change", "task"]
+    assert [name for name, _ in heard] == names
+    assert [data.state for name, data in heard if name == "change"] == ["executing", "completed"]
+    events = board.events([])
+    of_all = [(await anext(events))[1] for _ in range(3)]
+    assert [(each.id == task.id, change.state) for each, change in of_all] == [
+        (True, "executing"), (False, "available"), (True, "completed"),
+    ]  # fmt: skip
+    await events.aclose()
+
+
+async def test_changes_can_be_resumed(world: World) -> None:
+    """After a number come the later ones, of a task and of all."""
+    task, attempt = await world.executing()
+    first, second = await world.book.changes(task.id)
+    await world.book.finish(attempt, "completed")
+    assert [each.state for each in await world.book.changes(task.id, first.number)] == ["executing", "completed"]
+    found = await world.book.changes_of_all(second.number)
+    assert [(each.id, change.state) for each, change in found] == [(task.id, "completed")]
+
+
+async def test_the_best_tasks_of_each_agent_may_be_claimed(world: World) -> None:
+    """By priority and then by age; an agent with many does not hide those of others."""
+    for number in range(5):
+        await world.submit("busy", name=str(number), priority=-number)
+    late = await world.submit("busy", name="late", priority=10)
+    other = await world.submit("other", priority=-50)
+    found = await world.book.available(limit=3)
+    assert [(task.agent, task.request.name) for task in found] == [
+        ("busy", "late"), ("busy", "0"), ("busy", "1"), ("other", ""),
+    ]  # fmt: skip
+    assert found[0].id == late.id
+    assert found[3].id == other.id
+
+
+async def test_tasks_are_listed_by_what_is_wanted(world: World) -> None:
+    """By state, agent, project, name and who looks; page by page, the newest first."""
+    mine = [await world.submit(name=f"Sales {number}") for number in range(3)]
+    other = await world.submit("other", by="bob", project="p", name="100%")
+    await world.book.cancel(mine[0].id, "ada")
+
+    async def ids(**wanted: Any) -> list[str]:
+        return [task.id for task in await world.book.tasks(TaskFilter(**wanted))]
+
+    newest_first = [other.id, mine[2].id, mine[1].id, mine[0].id]
+    assert await ids() == newest_first
+    assert await ids(states=("cancelled",)) == [mine[0].id]
+    assert await ids(agent="other") == await ids(project="p") == await ids(name="0%") == [other.id]
+    assert await ids(name="sales", limit=2) == newest_first[1:3]
+    assert await ids(name="sales", limit=2, cursor=mine[1].id) == [mine[0].id]
+    with pytest.raises(InvalidField, match="cursor"):
+        await ids(cursor="0" * 16)
+    assert await ids(viewer=Viewer("eve")) == []
+    assert await ids(viewer=Viewer("bob")) == await ids(viewer=Viewer("eve", projects=("p",))) == [other.id]
+    assert await ids(viewer=Viewer("eve", agents=("bot",))) == newest_first[1:]
+    await world.book.hand_over(mine[1].id, "eve", "ada")
+    assert await ids(viewer=Viewer("eve")) == [mine[1].id]
+    assert await world.book.counts_by_agent() == {"bot": {"available": 2, "cancelled": 1}, "other": {"available": 1}}
+
+
+async def test_tasks_are_forgotten_with_their_files(world: World) -> None:
+    """After their time, unless another task still needs them."""
+    task, attempt = await world.executing()
+    await world.book.keep_artifact(attempt, "a/b.txt", pieces(b"a"))
+    await world.book.finish(attempt, "completed")
+    needed = await world.ended("completed")
+    needing = await world.submit(after=(needed.id,))
+    world.clock.now += 100
+    assert await world.book.forget(world.clock.now - 1) == 1
+    with pytest.raises(NotFoundError):
+        await world.book.task(task.id)
+    assert not (world.folder / "agent-tasks" / task.id).exists()
+    assert await world.book.attempts(task.id) == await world.book.changes(task.id) == []
+    await world.book.cancel(needing.id, "ada")
+    world.clock.now += 100
+    assert await world.book.forget(world.clock.now - 1) == 2
+
+
+async def test_fences_grow_after_tasks_were_forgotten(world: World) -> None:
+    """A token is never used again, though the attempt that had it is gone."""
+    _, attempt = await world.executing()
+    await world.book.finish(attempt, "completed")
+    await world.book.forget(world.clock.now + 1)
+    _, later = await world.executing()
+    assert later.fence > attempt.fence
+
+
+async def test_a_submission_that_a_killed_service_began_leaves_nothing(database_url: str, tmp_path: Path) -> None:
+    """A notebook without a task is removed at the next start; one whose task is there stays."""
+    async with opened(database_url, tmp_path) as world:
+        await world.book.files.save_notebook("a" * 16, NOTEBOOK)
+        done = await world.submit()
+        (tmp_path / "agent-tasks" / ".incoming" / done.id).touch()
+        (tmp_path / "agent-tasks" / ".incoming" / "file-1").touch()
+    async with opened(database_url, tmp_path) as world:
+        assert await world.book.files.notebook(done.id) == NOTEBOOK
+        assert not (tmp_path / "agent-tasks" / ("a" * 16)).exists()
+        assert list((tmp_path / "agent-tasks" / ".incoming").iterdir()) == []
+
+
+async def test_a_fenced_artifact_leaves_the_one_that_is_kept(world: World) -> None:
+    """An attempt that ends while its file comes in has not left it."""
+    task, attempt = await world.executing()
+    await world.book.keep_artifact(attempt, "a.txt", pieces(b"first"))
+
+    async def ends_within() -> AsyncIterator[bytes]:
+        yield b"second"
+        await world.book.finish(attempt, "node_lost")
+
+    with pytest.raises(Fenced):
+        await world.book.keep_artifact(attempt, "a.txt", ends_within())
+    (kept,) = await world.book.artifacts(task.id)
+    assert b"".join([chunk async for chunk in world.book.files.artifact(kept)]) == b"first"
+    assert list((world.folder / "agent-tasks" / ".incoming").iterdir()) == []
+
+
+async def test_an_attempt_may_leave_so_much(world: World) -> None:
+    """Beyond the number of files and their bytes a file is refused, and nothing of it stays."""
+    world.book.max_artifacts, world.book.max_artifacts_bytes = 2, 10
+    task, attempt = await world.executing()
+    await world.book.keep_artifact(attempt, "a", pieces(b"x" * 5))
+    with pytest.raises(NoSpace, match="2 files, or 10 bytes"):
+        await world.book.keep_artifact(attempt, "b", pieces(b"x" * 6))
+    await world.book.keep_artifact(attempt, "a", pieces(b"x" * 6))
+    await world.book.keep_artifact(attempt, "b", pieces(b""))
+    with pytest.raises(NoSpace):
+        await world.book.keep_artifact(attempt, "c", pieces(b""))
+    assert [(each.path, each.size_bytes) for each in await world.book.artifacts(task.id)] == [("a", 6), ("b", 0)]
+
+
+async def test_a_database_that_fails_leaves_no_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The submission fails with the database's own error, and its notebook is gone."""
+
+    def fails(*_arguments: object) -> None:
+        raise sa.exc.OperationalError("insert", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(steps, "submit", fails)
+    with pytest.raises(sa.exc.OperationalError):
+        await world.submit()
+    assert [entry.name for entry in (world.folder / "agent-tasks").iterdir()] == [".incoming"]
+
+
+async def test_a_task_of_a_path_has_no_notebook_here(world: World) -> None:
+    """It is in the agent's workspace, until an attempt has executed it."""
+    task, _ = await world.book.submit(TaskRequest(path="a.ipynb"), "bot", "ada", None)
+    with pytest.raises(NotFoundError, match="path"):
+        await world.book.files.notebook(task.id)
+    _, attempt = await world.book.claim(task.id)
+    with pytest.raises(NotFoundError):
+        await world.book.files.executed(task.id)
+    await world.book.keep_notebook(attempt, b"1")
+    await world.book.keep_notebook(attempt, b"2")
+    assert await world.book.files.executed(task.id) == b"2"
+
+
+async def test_a_thousand_tasks_a_second(tmp_path: Path) -> None:
+    """Many carriers at a time need less than a millisecond of the processor for each claim and completion."""
+    async with opened(f"sqlite:///{tmp_path / 'agents.sqlite'}", tmp_path, Clock()) as world:
+        ids = iter([(await world.submit()).id for _ in range(300)])
+
+        async def carry() -> None:
+            for task_id in ids:
+                _, attempt = await world.book.claim(task_id)
+                await world.book.finish(attempt, "completed")
+
+        started = time.process_time()
+        await asyncio.gather(*(carry() for _ in range(32)))
+        took = time.process_time() - started
+        assert (await world.book.counts())["completed"] == 300
+        assert 300 / took > 1000
