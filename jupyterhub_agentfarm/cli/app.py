@@ -28,6 +28,7 @@ class AgentFarm(Parsed):
         "leases": (f"{_CLI}.leases.Leases", "List who holds which GPUs, and why there"),
         "queue": (f"{_CLI}.leases.Queue", "List the requests that wait, and cancel one"),
         "quota": (f"{_CLI}.quota.Quota", "List who used how much, and who may use how much"),
+        "agents": (f"{_CLI}.agents.Agents", "Register, change, suspend and retire AI agents"),
         "benchmark": (f"{_CLI}.benchmark.Benchmark", "Measure nodes and farm with real notebooks"),
         "doctor": (f"{_CLI}.doctor.Doctor", "Check configuration, services and nodes, and say how to mend them"),
         "controller": ("jupyterhub_agentfarm.controller.app.ControllerApp", "Run the controller outside the Hub"),
