@@ -24,7 +24,7 @@ function draw() {
   drawWhenNew($("actions"), agent.state, () => agentButtons(agent, refresh));
   drawWhenNew($("figures"), [agent.usage, agent.limits, agent.tasks], () => [
     limitFigure("Servers", usage.servers, agent.limits.servers), limitFigure("GPUs", usage.gpus, agent.limits.gpus),
-    limitFigure(usage.window_hours ? `GPU-hours in ${format.age(usage.window_hours * 3600)}` : "GPU-hours", usage.gpu_hours, agent.limits.gpu_hours, 1),
+    limitFigure(usage.window_hours ? `GPU-hours in ${usage.window_hours < 48 ? plural(usage.window_hours, "hour") : plural(Math.round(usage.window_hours / 24), "day")}` : "GPU-hours", usage.gpu_hours, agent.limits.gpu_hours, 1),
     figure("Tasks completed", (agent.tasks.completed || 0).toLocaleString(), `of ${Object.values(agent.tasks).reduce((sum, count) => sum + count, 0).toLocaleString()}`),
     figure("Discarded", (agent.tasks.discarded || 0).toLocaleString(), "tasks")]);
   drawServers();
@@ -51,10 +51,10 @@ function tokens(agent) {
 function drawServers() {
   const { agent } = shown;
   drawWhenNew($("servers"), agent.servers, () => (agent.servers.length ? agent.servers.map((server) => el("tr", {},
-    el("td", { "data-label": "Server" }, server.name || el("span", { class: "muted" }, "default")),
-    el("td", { "data-label": "State" }, status(server.state), server.detail ? el("div", { class: "small muted" }, server.detail) : null),
-    el("td", { "data-label": "Node" }, server.node || "–"), el("td", { "data-label": "GPUs", class: "number" }, server.gpus || "none"),
-    el("td", { "data-label": "Since", class: "number" }, since(server.since_at)),
+    cell("Server", {}, server.name || el("span", { class: "muted" }, "default")),
+    cell("State", {}, status(server.state), server.detail ? el("div", { class: "small muted" }, server.detail) : null),
+    cell("Node", {}, server.node || "–"), cell("GPUs", { class: "number" }, server.gpus || "none"),
+    cell("Since", { class: "number" }, since(server.since_at)),
     el("td", {}, server.state === "running" && mayAct(agent) ? el("a", { class: "button", href: `${server.url}lab`, "aria-label": `Open ${server.name || "the default server"} in JupyterLab` }, "Open in JupyterLab") : null)))
     : el("tr", {}, el("td", { class: "empty", colspan: 6 }, "It has no server now. One is started for its next task, or when it asks for one."))));
 }
@@ -62,11 +62,11 @@ function drawServers() {
 function drawTasks() {
   const list = [...shown.tasks.values()].sort((a, b) => b.created_at - a.created_at).slice(0, 10);
   drawWhenNew($("tasks"), list, () => (list.length ? list.map((task) => el("tr", {},
-    el("td", { "data-label": "State" }, status(taskState(task))),
-    el("td", { "data-label": "Task" }, el("a", { href: taskUrl(task.id), class: "strong" }, taskName(task))),
-    el("td", { "data-label": "Why", class: "small why" }, because(task)),
-    el("td", { "data-label": "Attempt", class: "number" }, task.attempt || "–"),
-    el("td", { "data-label": "Since", class: "number" }, since(task.changed_at))))
+    cell("State", {}, status(taskState(task))),
+    cell("Task", {}, el("a", { href: taskUrl(task.id), class: "strong" }, taskName(task))),
+    cell("Why", { class: "small why" }, because(task)),
+    cell("Attempt", { class: "number" }, task.attempt || "–"),
+    cell("Since", { class: "number" }, since(task.changed_at))))
     : el("tr", {}, el("td", { class: "empty", colspan: 5 }, "It has no tasks yet."))));
 }
 
@@ -88,6 +88,5 @@ $("submit-open").onclick = () => submitTask([name], (task) => { location.href = 
 refresh();
 setInterval(() => { if (!document.hidden) refresh(); }, 10000);
 follow("events", {
-  task(task) { if (task.agent === name && shown.agent) { shown.tasks.set(task.id, task); draw(); } },
-  agent(agent) { if (agent.name === name) refresh(); },
+  change({ task }) { if (task.agent === name && shown.agent) { shown.tasks.set(task.id, task); draw(); } },
 });

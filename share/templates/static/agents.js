@@ -1,8 +1,19 @@
 // The overview's upper half: figures and agents.
 "use strict";
 
-const SHOWN_AGENTS = 15;
-const farm = { agents: new Map(), counts: {}, all: false };
+const SHOWN_AGENTS = 8;
+const COUNTED = [["executing", ["executing"]], ["waiting", ["available", "scheduled", "retryable"]], ["completed", ["completed"]], ["discarded", ["discarded"]]];
+const farm = { agents: new Map(), all: false };
+
+/** How many tasks there are in each state, of one agent or of all that are seen here. */
+function countsOf(name) {
+  const counts = {};
+  for (const agent of farm.agents.values()) {
+    if (name && agent.name !== name) continue;
+    for (const [state, count] of Object.entries(agent.tasks)) counts[state] = (counts[state] || 0) + count;
+  }
+  return counts;
+}
 
 function say(error) {
   $("message").textContent = error ? error.message : "";
@@ -16,7 +27,8 @@ function drawFigures() {
   const active = agents.filter((agent) => agent.state === "active");
   const servers = agents.reduce((sum, agent) => sum + agent.servers.length, 0);
   const nodes = new Set(agents.flatMap((agent) => agent.servers.map((server) => server.node)).filter(Boolean));
-  const count = (...states) => states.reduce((sum, state) => sum + (farm.counts[state] || 0), 0);
+  const counts = countsOf("");
+  const count = (...states) => states.reduce((sum, state) => sum + (counts[state] || 0), 0);
   const figures = [
     ["Agents active", active.length, `of ${agents.filter((agent) => agent.state !== "retired").length}`],
     ["Their servers", servers, servers ? `on ${plural(nodes.size, "node")}` : ""],
@@ -30,43 +42,46 @@ function drawFigures() {
 
 // ---- agents ----
 
-/** "1 of 2 servers": marked when nothing is left. */
+/** "1 of 2 servers". */
 function use(used, limit, word) {
-  const of = limit === null || limit === undefined ? "" : ` of ${limit.toLocaleString()}`;
-  const shown = typeof used === "number" && !Number.isInteger(used) ? used.toFixed(1) : used;
-  return el("div", { class: limit !== null && limit !== undefined && used >= limit && limit > 0 ? "warn" : null }, `${shown}${of} ${word}`);
+  return el("span", { class: "part" }, `${Number.isInteger(used) ? used : used.toFixed(1)}${limit === null ? "" : ` of ${limit.toLocaleString()}`} ${word}`);
 }
 
 function serverLine(agent, server) {
   const name = server.name || "default";
   const open = [agent.name, agent.owner].includes(ME) || MANAGES;
   return el("div", { class: "nowrap" },
-    open && server.ready ? el("a", { href: labUrl(agent.name, server.name), title: "Open in JupyterLab" }, name) : name,
+    open && server.state === "running" ? el("a", { href: `${server.url}lab`, title: "Open in JupyterLab" }, name) : name,
     el("span", { class: "muted" }, server.node ? ` on ${server.node}` : " not placed yet"));
 }
 
 function taskCounts(agent) {
-  const counts = TASK_STATES.filter((state) => agent.tasks[state]);
+  const counts = COUNTED.map(([word, states]) => [word, states, states.reduce((sum, state) => sum + (agent.tasks[state] || 0), 0)]).filter(([, , count]) => count);
   if (!counts.length) return el("span", { class: "muted" }, "none yet");
-  return el("div", { class: "counts" }, counts.map((state) =>
-    el("button", { class: "link", onclick: () => board.choose({ agent: agent.name, states: [state] }), title: `Show the ${state} tasks of ${agent.name}` },
-      `${agent.tasks[state].toLocaleString()} ${state}`)));
+  return el("div", { class: "counts" }, counts.map(([word, states, count]) =>
+    el("button", { class: "link", onclick: () => showTasks({ agent: agent.name, states }), title: `Show the tasks of ${agent.name} that are ${states.join(", ")}` },
+      `${count.toLocaleString()} ${word}`)));
+}
+
+function showTasks(filter) {
+  board.choose(filter);
+  $("tasks-heading").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
 }
 
 function agentRow(agent) {
   const limits = agent.limits;
   return el("tr", {},
-    el("td", { "data-label": "Agent" }, el("a", { href: agentUrl(agent.name), class: "strong" }, agent.name),
-      agent.description ? el("div", { class: "small muted clip", title: agent.description }, agent.description) : null),
-    el("td", { "data-label": "Owner" }, agent.owner),
-    el("td", { "data-label": "State" }, status(agent.state, agent.detail)),
-    el("td", { "data-label": "Servers", class: "small" }, agent.servers.length ? agent.servers.map((server) => serverLine(agent, server)) : el("span", { class: "muted" }, "none")),
-    el("td", { "data-label": "Tasks", class: "small" }, taskCounts(agent)),
-    el("td", { "data-label": "In use", class: "small nowrap" },
-      use(agent.usage.servers, limits.servers, "servers"), use(agent.usage.gpus, limits.gpus, "GPUs"),
-      agent.usage.gpu_hours === null && limits.gpu_hours === null ? null : use(agent.usage.gpu_hours ?? 0, limits.gpu_hours, "GPU-hours")),
-    el("td", { "data-label": "Last seen", class: "number" }, agent.last_seen_at ? since(agent.last_seen_at) : el("span", { class: "muted" }, "never")),
-    MANAGES ? el("td", {}, el("div", { class: "row tight" }, agentButtons(agent, refreshAgents))) : null);
+    cell("Agent", {}, el("a", { href: agentUrl(agent.name), class: "strong" }, agent.name),
+      el("div", { class: "small muted clip", title: agent.description }, `of ${agent.owner}${agent.description ? `: ${agent.description}` : ""}`)),
+    cell("State", {}, status(agent.state, agent.detail)),
+    cell("Servers", { class: "small" }, agent.servers.length ? agent.servers.map((server) => serverLine(agent, server)) : el("span", { class: "muted" }, "none")),
+    cell("Tasks", { class: "small" }, taskCounts(agent)),
+    cell("In use", { class: "small parts" },
+      agent.usage ? [use(agent.usage.servers, limits.servers, "servers"), limits.gpus || agent.usage.gpus ? use(agent.usage.gpus, limits.gpus, "GPUs") : null,
+        limits.gpu_hours === null && !agent.usage.gpu_hours ? null : use(agent.usage.gpu_hours, limits.gpu_hours, "GPU-hours")]
+        : el("span", { class: "muted" }, "not known now")),
+    cell("Last seen", { class: "number" }, agent.last_seen_at ? since(agent.last_seen_at) : el("span", { class: "muted" }, "never")),
+    MANAGES ? el("td", {}, agent.state === "retired" ? null : el("button", { onclick: () => manageAgent(agent, refreshAgents), "aria-label": `Manage ${agent.name}` }, "Manage…")) : null);
 }
 
 function drawAgents() {
@@ -82,7 +97,7 @@ function drawAgents() {
     : MANAGES ? "There are no agents yet. Register the first one: it becomes a user of the Hub with a token and limits of its own."
       : "There is no agent of yours. An admin registers agents, and makes you the owner of one.";
   drawWhenNew($("agents"), [shown, nothing], () => (shown.length ? shown.map(agentRow)
-    : el("tr", {}, el("td", { class: "empty", colspan: 8 }, nothing))));
+    : el("tr", {}, el("td", { class: "empty", colspan: 7 }, nothing))));
   const mine = all.filter((agent) => agent.state === "active" && mayAct(agent)).map((agent) => agent.name);
   $("submit-open").hidden = !mine.length;
   $("submit-open").onclick = () => submitTask(mine, (task) => { location.href = taskUrl(task.id); });
@@ -91,11 +106,12 @@ function drawAgents() {
 
 async function refreshAgents() {
   try {
-    const { agents } = await api("GET", "agents");
+    const { agents } = await api("GET", "agents?all=1");
     farm.agents = new Map(agents.map((agent) => [agent.name, agent]));
     say(null);
     drawAgents();
     drawFigures();
+    board.countsChanged();
   } catch (error) {
     say(error);
   }
@@ -106,7 +122,7 @@ let asked = null;
 function refreshSoon() {
   if (asked) return;
   asked = setTimeout(async () => {
-    if (!document.hidden) await Promise.all([refreshAgents(), board.count()]);
+    if (!document.hidden) await refreshAgents();
     asked = null;
   }, 2000);
 }
@@ -133,10 +149,9 @@ addEventListener("DOMContentLoaded", () => {
   $("agents-text").oninput = drawAgents;
   $("agents-more").onclick = () => { farm.all = true; drawAgents(); };
   board.open();
-  refreshAgents();
+  refreshAgents().then(() => { if (location.hash) $(location.hash.slice(1))?.scrollIntoView(); }); // now that what is above is there
   setInterval(() => { if (!document.hidden) refreshAgents(); }, 15000); // servers and usage come from elsewhere
   follow("events", {
-    task(task) { board.take(task); refreshSoon(); },
-    agent() { refreshSoon(); },
+    change({ task }) { board.take(task); refreshSoon(); },
   });
 });

@@ -54,6 +54,11 @@ function resources(options) {
   return parts.join(", ") || "any node";
 }
 
+/** A cell of a table that becomes a list where it is narrow. */
+function cell(label, attrs, ...children) {
+  return el("td", { "data-label": label, ...attrs }, el("div", {}, ...children));
+}
+
 /** Fill the body of a table; `nothing` is said when there are no rows. */
 function fillRows(body, rows, columns, nothing) {
   body.replaceChildren(...(rows.length ? rows : [el("tr", {}, el("td", { class: "empty", colspan: columns }, nothing))]));
@@ -175,9 +180,13 @@ const ORDERS = {
     title: "Suspend", go: "Suspend", danger: true,
     text: "Its servers are stopped and its token is refused. Its tasks wait, and go on when it is resumed.",
   },
-  resume: { title: "Resume", go: "Resume", text: "Its tasks go on. It may need a new token." },
+  resume: {
+    title: "Resume", go: "Resume", text: "Its tasks go on. Its old tokens stay revoked: make it a new one afterwards.",
+    send: (name) => api("POST", `agents/${encodeURIComponent(name)}/resume`, {}),
+  },
   retire: {
     title: "Retire", go: "Retire for good", danger: true,
+    send: (name, form) => api("POST", `agents/${encodeURIComponent(name)}/retire`, { reason: form.reason.value, workspace: form.workspace.value }),
     text: "Its servers are stopped, its tokens are revoked at once and its tasks are cancelled. This cannot be taken back, and the name stays taken.",
   },
 };
@@ -195,20 +204,34 @@ function orderAgent(verb, name, then) {
     },
   });
   $("order-days").hidden = verb !== "token";
-  $("order-reason").hidden = verb === "token";
-  $("order-confirm").hidden = verb !== "retire";
+  $("order-reason").hidden = !["suspend", "retire"].includes(verb);
+  $("order-workspace").hidden = $("order-confirm").hidden = verb !== "retire";
   form.confirm.required = verb === "retire";
   form.confirm.pattern = name.replaceAll(/[^a-z0-9-]/g, "");
   form.confirm.title = `the name of the agent: ${name}`;
   form.querySelector("[data-go]").className = order.danger ? "primary danger-fill" : "primary";
 }
 
-/** The buttons of what may be done to an agent, for those who manage agents. */
-function agentButtons(agent, then) {
+/** What may be done to an agent by those who manage agents. */
+function verbsOf(agent) {
   if (!MANAGES || agent.state === "retired") return [];
-  const verbs = agent.state === "active" ? [["token", "New token…"], ["suspend", "Suspend…"]] : [["resume", "Resume…"]];
-  return [...verbs, ["retire", "Retire…"]].map(([verb, label]) =>
+  return agent.state === "active" ? [["token", "New token…"], ["suspend", "Suspend…"], ["retire", "Retire…"]]
+    : [["resume", "Resume…"], ["retire", "Retire…"]];
+}
+
+function agentButtons(agent, then) {
+  return verbsOf(agent).map(([verb, label]) =>
     el("button", { class: verb === "retire" ? "danger" : null, onclick: () => orderAgent(verb, agent.name, then), "aria-label": `${label.replace("…", "")}: ${agent.name}` }, label));
+}
+
+/** Show what may be done to an agent, each with what it means. */
+function manageAgent(agent, then) {
+  const dialog = $("manage");
+  $("manage-title").textContent = agent.name;
+  $("manage-verbs").replaceChildren(...verbsOf(agent).flatMap(([verb, label]) => [
+    el("button", { type: "button", class: verb === "retire" ? "danger" : null, onclick: () => { dialog.close(); orderAgent(verb, agent.name, then); } }, label),
+    el("p", { class: "small muted" }, ORDERS[verb].text)]));
+  dialog.showModal();
 }
 
 // ---- tasks ----
@@ -227,7 +250,7 @@ async function orderTask(task, verb, then) {
 function handOver(task, then) {
   openDialog("hand-over", {
     title: `Hand over ${taskName(task)}`,
-    submit: async (form) => then(await api("POST", `tasks/${task.id}/hand-over`, { to: form.to.value.trim(), note: form.note.value })),
+    submit: async (form) => then(await api("POST", `tasks/${task.id}/handover`, { to: form.to.value.trim(), note: form.note.value })),
   });
 }
 
@@ -257,7 +280,7 @@ async function requestOf(form) {
     not_before_at: form.not_before.value ? new Date(form.not_before.value).getTime() / 1000 : null,
     after: words(form.after.value), project: form.project.value.trim() || null,
   };
-  if (!upload) return { ...request, path: form.path.value.trim() };
+  if (!upload) return { ...request, path: form.path.value.trim(), notebook: null };
   if (!form.file.files.length) throw new Error("choose a notebook, a file that ends in .ipynb");
   const notebook = parsed(await form.file.files[0].text(), "The file");
   return { ...request, notebook, name: request.name || form.file.files[0].name.replace(/\.ipynb$/, "") };

@@ -45,7 +45,7 @@ function notebookView(place) {
       made.className = "";
       fit(made);
       if (made.contentDocument) made.contentDocument.addEventListener("click", links);
-      if (shown) shown.remove();
+      for (const before of [...place.children]) if (before !== made) before.remove();
       shown = made;
       if (again) { again = false; refresh(); }
     };

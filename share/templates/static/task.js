@@ -30,9 +30,9 @@ function drawFigures() {
   const attempt = newest();
   const end = task.ended_at || Date.now() / 1000;
   $("figures").replaceChildren(
-    el("div", { class: "figure" }, el("dt", {}, "Agent"), el("dd", { class: "clip" }, el("a", { href: agentUrl(task.agent), class: "plain" }, task.agent),
+    el("div", { class: "figure" }, el("dt", {}, "Agent"), el("dd", { class: "name" }, el("a", { href: agentUrl(task.agent), class: "plain" }, task.agent),
       el("small", {}, state.agent ? `owned by ${state.agent.owner}` : "\u00a0"))),
-    figure("Node", (attempt && attempt.node) || "–", attempt ? attempt.server_name : "none yet"),
+    el("div", { class: "figure" }, el("dt", {}, "Node"), el("dd", { class: "name" }, (attempt && attempt.node) || "–", el("small", {}, attempt ? attempt.server_name : "none yet"))),
     figure("Attempt", task.attempt || "–", `${task.failures} of ${task.allowed} failed`),
     figure("Waited", took((task.started_at || end) - task.created_at), task.started_at ? "until its first attempt" : "so far"),
     figure("Took", task.started_at ? took(end - task.started_at) : "–", task.started_at && !task.ended_at ? "so far" : task.attempt > 1 ? "with all attempts" : ""));
@@ -64,7 +64,7 @@ function drawFailure() {
   if (!error || state.task.state === "completed") { drawWhenNew(place, null, () => null); return; }
   drawWhenNew(place, error, () => el("section", { class: "note bad failure", "aria-label": "Why the notebook failed" },
     el("p", {}, el("strong", {}, error.ename), error.evalue ? `: ${error.evalue}` : ""),
-    error.cell === null ? null : el("p", { class: "small" }, `Cell ${error.cell + 1}${error.line ? `, line ${error.line}` : ""}`, ": ",
+    error.cell === null ? null : el("p", { class: "small" }, `Cell ${error.cell}${error.line ? `, line ${error.line}` : ""}`, ": ",
       el("button", { class: "link", onclick: () => notebook.cell(error.cell) }, "show it in the notebook")),
     error.source_line ? el("pre", { tabindex: "0" }, error.source_line) : null,
     error.traceback.length ? el("details", {}, el("summary", {}, "Traceback"), el("pre", { tabindex: "0" }, error.traceback.join("\n"))) : null));
@@ -95,7 +95,7 @@ function drawArtifacts() {
   const several = new Set(list.map((one) => one.attempt)).size > 1;
   $("artifacts-part").hidden = !list.length;
   drawWhenNew($("artifacts"), list, () => list.map((one) => el("li", {},
-    el("a", { href: `${PREFIX}api/v1/tasks/${id}/artifacts/${one.attempt}/${one.path.split("/").map(encodeURIComponent).join("/")}`, download: one.path.split("/").pop(), title: `SHA-256 ${one.sha256}` }, one.path),
+    el("a", { href: `${PREFIX}api/v1/tasks/${id}/artifacts/${one.path.split("/").map(encodeURIComponent).join("/")}?attempt=${one.attempt}`, download: one.path.split("/").pop(), title: `SHA-256 ${one.sha256}` }, one.path),
     el("span", { class: "muted small" }, ` ${format.bytes(one.size_bytes)}${several ? `, attempt ${one.attempt}` : ""}`))));
 }
 
@@ -150,7 +150,7 @@ function draw() {
 
 function take(view) {
   Object.assign(state, {
-    task: view.task, progress: view.progress,
+    task: view, progress: view.progress,
     attempts: new Map(view.attempts.map((one) => [one.number, one])),
     changes: new Map(view.changes.map((one) => [one.number, one])),
     artifacts: new Map(view.artifacts.map((one) => [`${one.attempt}/${one.path}`, one])),
@@ -182,7 +182,6 @@ async function start() {
 
 function listen() {
   unfollow = follow(`tasks/${id}/events`, {
-    snapshot: take,
     task(task) {
       const ended = FINAL.includes(task.state);
       if (!state.task || task.state !== state.task.state) notebook.refresh();
