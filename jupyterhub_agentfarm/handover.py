@@ -48,7 +48,9 @@ CLASSES = {
     "Carriers": "jupyterhub_agentfarm.agents.carriers",
     "TaskServers": "jupyterhub_agentfarm.agents.servers",
     "WarmServers": "jupyterhub_agentfarm.agents.warm",
+    "McpEndpoint": "jupyterhub_agentfarm.agents.mcp_server",
     "Kernels": "jupyterhub_agentfarm.agents.kernels",
+    "ToolDesk": "jupyterhub_agentfarm.agents.tools.caller",
 }
 #: Options that no managed service reads: these have tokens of their own.
 _SECRETS = {("FarmClient", "token")}

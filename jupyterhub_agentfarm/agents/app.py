@@ -14,7 +14,7 @@ from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
 from ..services.app import ServiceApp
 from ..services.hub import HubClient
-from . import agent_handlers, pages, task_handlers
+from . import agent_handlers, mcp_server, pages, task_handlers
 from .agent_store import AgentStore
 from .agent_views import AgentViews
 from .api import description
@@ -38,7 +38,18 @@ class AgentsApp(ServiceApp):
 
     name = "agents"
     description = "The agents service of the farm: registry, tasks, MCP."
-    classes = [TaskBook, TaskFiles, Registry, Dispatcher, Carriers, TaskServers, WarmServers, FarmWatch, FarmClient]
+    classes = [
+        TaskBook,
+        TaskFiles,
+        Registry,
+        Dispatcher,
+        Carriers,
+        TaskServers,
+        WarmServers,
+        FarmWatch,
+        *mcp_server.CLASSES,
+        FarmClient,
+    ]
 
     data_dir = Unicode(
         help="Folder for the database and, below agent-tasks, the notebooks and artifacts of tasks. Default: "
@@ -68,7 +79,7 @@ class AgentsApp(ServiceApp):
 
     def handlers(self) -> list[tuple[Any, ...]]:
         """Return pages and API."""
-        return [*pages.ROUTES, *agent_handlers.ROUTES, *task_handlers.ROUTES]
+        return [*pages.ROUTES, *agent_handlers.ROUTES, *task_handlers.ROUTES, *mcp_server.ROUTES]
 
     def openapi(self) -> dict[str, Any]:
         """Return the description of the API in OpenAPI 3.1."""
@@ -89,6 +100,8 @@ class AgentsApp(ServiceApp):
         await self._open_registry()
         self.farm.start()
         await self._open_dispatcher()
+        self.mcp = self._own(mcp_server.McpEndpoint(self.runtime_path, parent=self))
+        await self.mcp.open()
 
     async def _open_registry(self) -> None:
         """Start the registry, the sharing of servers, and what is shown of agents."""
