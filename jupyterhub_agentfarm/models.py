@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .errors import InvalidField
-from .isolation import Enforcement, Isolation, ResourceLimits
+from .isolation import Enforcement, Isolation, ResourceLimits, check_projects
 
 NODED_OPTION = re.compile(r"--(?!state-dir=|simulated-gpus=)[A-Za-z][A-Za-z0-9_.-]*=.*", re.DOTALL)
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_:][A-Za-z0-9_:%-]{0,62}(\.[A-Za-z0-9_:%-]{1,63}){0,126}\.?")
@@ -324,6 +324,8 @@ class LaunchSpec:
     #: Names and texts of private files, as keys are: written 0600 into the server's own directory on the node, whose
     #: path replaces "{server_dir}" in values of `environment`, and gone with the server.
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Projects of the owner, whose workspaces the server has where `isolation.projects` says that there are any.
+    projects: tuple[str, ...] = ()
 
 
 # ---- what users ask for, and what they get --------------------------------------------------------------------
@@ -516,9 +518,11 @@ class LaunchOrder:
     cwd: str | None = None
     limits: ResourceLimits = field(default_factory=ResourceLimits)
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    projects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be started."""
+        check_projects(self.projects)
         if not self.command or not self.command[0]:
             raise InvalidField("command", "a program and its arguments", list(self.command))
         if not self.base_url.startswith("/"):

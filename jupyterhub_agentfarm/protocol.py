@@ -38,6 +38,7 @@ The methods
     ``forget``     ``{"lease": "3f…"}``                                ``{}``: an ended server's record and log are gone
     ``orphans``    :class:`OrphansParams`                              ``{"orphans": [Orphan, …]}``: processes that name
                                                                        a lease without a record
+    ``projects``   :class:`ProjectsParams`                             :class:`ProjectsReport`
     =============  ==================================================  =============================================
 
     ``hello`` comes first; any other method before it is answered ``protocol``. A ``launch`` whose lease runs
@@ -65,10 +66,12 @@ Reasons of errors
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import ProtocolError
+from .isolation import Isolation
 
 PROTOCOL_VERSION = 1
 #: Name of the file in a server's private directory that holds its notice.
@@ -78,7 +81,9 @@ LAUNCH_SECONDS = 90.0
 #: A launch carries an environment, a log tail some lines: 4 MiB is far above both.
 MAX_LINE_BYTES = 4 * 2**20
 
-Method = Literal["hello", "subscribe", "telemetry", "servers", "launch", "stop", "logs", "notify", "forget", "orphans"]
+Method = Literal[
+    "hello", "subscribe", "telemetry", "servers", "launch", "stop", "logs", "notify", "forget", "orphans", "projects"
+]
 Event = Literal["telemetry", "server_exited"]
 
 
@@ -133,6 +138,25 @@ class NotifyParams:
 
     lease: str
     notice: Notice | None
+
+
+@dataclass(frozen=True)
+class ProjectsParams:
+    """Ask what is there of the projects' workspaces, under this isolation."""
+
+    isolation: Isolation
+
+
+@dataclass(frozen=True)
+class ProjectsReport:
+    """What is there of the projects' workspaces on a node."""
+
+    #: Projects that have a directory.
+    names: tuple[str, ...] = ()
+    #: Of those, why a member's server is refused.
+    faults: Mapping[str, str] = field(default_factory=dict)
+    #: Why no server can have a project; "" is nothing.
+    fault: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import socket
@@ -21,12 +22,14 @@ from jupyterhub_agentfarm.protocol import (
     LogsParams,
     NotifyParams,
     OrphansParams,
+    ProjectsParams,
     StopParams,
 )
 from jupyterhub_agentfarm.records import from_json, to_json
 
 from . import procfs
 from .connection import Connection
+from .isolation.projects import survey
 from .launcher import Launcher
 from .orphans import Orphans
 from .telemetry import Sampler
@@ -82,6 +85,7 @@ class Methods:
             "notify": (NotifyParams, self._notify),
             "forget": (LeaseParams, self._forget),
             "orphans": (OrphansParams, self._orphans),
+            "projects": (ProjectsParams, self._projects),
         }
 
     async def dispatch(self, connection: Connection, method: str, params: Any) -> Any:
@@ -161,6 +165,9 @@ class Methods:
 
     async def _orphans(self, _: Connection, params: OrphansParams) -> Any:
         return {"orphans": to_json(await self._strays.listed(params.held))}
+
+    async def _projects(self, _: Connection, params: ProjectsParams) -> Any:
+        return to_json(await asyncio.to_thread(survey, params.isolation))
 
 
 def _os_name() -> str:

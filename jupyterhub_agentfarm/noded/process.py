@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 from jupyterhub_agentfarm.errors import InvalidField
+from jupyterhub_agentfarm.isolation import check_projects
 from jupyterhub_agentfarm.models import LaunchSpec
 
 from .directories import DIRECTORY_VARIABLE, PLACEHOLDER, check_files
+from .isolation import projects
 from .isolation.layers import Account
 from .store import check_lease
 
@@ -37,6 +39,7 @@ def check_launch(spec: LaunchSpec) -> None:
     if not (spec.base_url.startswith("/") and spec.base_url.endswith("/")):
         raise InvalidField("base_url", "a path that starts and ends with /", spec.base_url)
     check_files(spec.files)
+    check_projects(spec.projects)
     port_range = spec.port_range
     if port_range is not None and not (len(port_range) == 2 and 0 < port_range[0] <= port_range[1] < 65536):
         raise InvalidField("port_range", "the first and the last port", port_range)
@@ -74,6 +77,8 @@ def server_environment(
         "JUPYTERHUB_SERVICE_URL": url,
         DIRECTORY_VARIABLE: str(directory),
     }
+    if folders := projects.paths(spec):
+        pinned[projects.PROJECTS_VARIABLE] = os.pathsep.join(map(str, folders))
     if socket_fd is not None:
         pinned[SOCKET_VARIABLE] = str(socket_fd)
     given = {

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from typing import Literal
 
 from jupyterhub_agentfarm.errors import LaunchFailed
 from jupyterhub_agentfarm.models import LaunchSpec
@@ -27,12 +28,12 @@ from .layers import Account
 USERADD_SECONDS = 30.0
 
 _LOGIN_DEFS = Path("/etc/login.defs")
-_DEFAULT_UID_MIN = 1000
+_DEFAULT_MIN = 1000
 #: Ids that the kernel shows for what it cannot map.
-_NOBODY = {65534, 2**16 - 1, 2**32 - 1, 2**32 - 2}
+NOBODY = {65534, 2**16 - 1, 2**32 - 1, 2**32 - 2}
 #: Accounts of directory services have dots, capitals and domains; digits alone would be an id.
-_EXISTING = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
-_CREATED = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+EXISTING = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
+CREATED = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 #: Groups whose members are as good as root.
 PRIVILEGED = frozenset(
     {"root", "sudo", "wheel", "admin", "docker", "podman", "lxd", "incus", "libvirt", "disk", "shadow"}
@@ -40,14 +41,19 @@ PRIVILEGED = frozenset(
 _making = threading.Lock()
 
 
-def uid_min(login_defs: Path = _LOGIN_DEFS) -> int:
-    """Return the smallest user id of an ordinary account: UID_MIN of login.defs, 1000 where that says nothing."""
+def ordinary_min(name: Literal["UID_MIN", "GID_MIN"], login_defs: Path = _LOGIN_DEFS) -> int:
+    """Return the smallest id of an ordinary account or group: as login.defs says, 1000 where that says nothing."""
     try:
-        found = re.search(r"^\s*UID_MIN\s+(\d+)", login_defs.read_text("utf-8", errors="replace"), re.MULTILINE)
+        found = re.search(rf"^\s*{name}\s+(\d+)", login_defs.read_text("utf-8", errors="replace"), re.MULTILINE)
     except OSError:
-        return _DEFAULT_UID_MIN
+        return _DEFAULT_MIN
     # Somebody's 0 must not let root in.
-    return max(1, int(found[1])) if found else _DEFAULT_UID_MIN
+    return max(1, int(found[1])) if found else _DEFAULT_MIN
+
+
+def uid_min(login_defs: Path = _LOGIN_DEFS) -> int:
+    """Return the smallest user id of an ordinary account."""
+    return ordinary_min("UID_MIN", login_defs)
 
 
 def own_account() -> Account:
@@ -89,7 +95,7 @@ def local_name(template: str, owner: str) -> str:
         It is no name of an account.
     """
     name = template.replace("{username}", owner)
-    if not owner or not _EXISTING.fullmatch(name):
+    if not owner or not EXISTING.fullmatch(name):
         raise _refused(f"makes {name[:64]!r} of the Hub user {owner[:64]!r}, which can name no account")
     return name
 
@@ -99,7 +105,7 @@ def _checked(found: pwd.struct_passwd, name: str) -> pwd.struct_passwd:
         # A directory service that ignores case would give two Hub users one account.
         raise _refused(f"names {name}, which this node knows as {found.pw_name} only")
     least = uid_min()
-    if found.pw_uid < least or found.pw_uid in _NOBODY or found.pw_gid == 0:
+    if found.pw_uid < least or found.pw_uid in NOBODY or found.pw_gid == 0:
         raise _refused(f"names {name}, an account of the system (id {found.pw_uid}; ordinary ones begin at {least})")
     if powers := PRIVILEGED & _groups_of(found):
         # An admin's own account must not become that of whoever signs up under its name.
@@ -118,7 +124,7 @@ def _groups_of(found: pwd.struct_passwd) -> set[str]:
 
 
 def _make(name: str) -> pwd.struct_passwd:
-    if not _CREATED.fullmatch(name):
+    if not CREATED.fullmatch(name):
         raise _refused(f"names {name}, which useradd can make no account of; make it by hand")
     program = shutil.which("useradd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if program is None:

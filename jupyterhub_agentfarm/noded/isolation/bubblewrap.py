@@ -93,19 +93,23 @@ class Bubblewrap:
         if account.own and os.geteuid() == 0:
             raise no_sandbox("bubblewrap", "noded runs as root, which no sandbox holds; set isolation.account as well")
         home = Path(account.home)
-        covered = self._covered(home, account.own)
+        projects = launch.workspaces.root
+        # Those of others are not even listed.
+        hidden_here = self._hidden if projects is None else (*self._hidden, projects)
+        covered = self._covered(home, account.own, hidden_here)
         inside = [word for path in covered for word in ("--tmpfs", str(path))]
         inside += ["--bind", str(home_of(launch)), str(home)]
         shown = _program_folders(launch.spec.command[0], home, covered)
         for folder in shown:
             inside += ["--ro-bind", str(folder), str(folder)]
-        for hidden in self._hidden:
+        for hidden in hidden_here:
             # As ~/.local/state below a program of ~/.local/bin: noded's socket obeys whoever reaches it.
             if hidden.is_dir() and any(hidden.is_relative_to(folder) for folder in shown):
                 inside += ["--tmpfs", str(hidden)]
         for engine in filter(Path.exists, _ENGINE_SOCKETS):
             inside += ["--ro-bind", "/dev/null", str(engine)]
-        inside += ["--bind", str(launch.directory), str(launch.directory)]
+        for folder in (launch.directory, *launch.workspaces.folders):
+            inside += ["--bind", str(folder), str(folder)]
         for node in gpu_nodes(launch.minors, self._devices):
             inside += ["--dev-bind", str(node), f"/dev/{node.name}"]
         for path in self._binds:
@@ -121,11 +125,11 @@ class Bubblewrap:
     def sweep(self, mark: str, leases: Collection[str]) -> None:
         """Nothing is left; see `release`."""
 
-    def _covered(self, home: Path, own: bool) -> list[Path]:
+    def _covered(self, home: Path, own: bool, hidden: Iterable[Path]) -> list[Path]:
         # A folder right below / may hold everything; deeper ones that hold a home hold homes.
         wanted = [*map(Path, _HIDDEN), *([home.parent] if len(home.parts) > 3 else []), *([home] if own else [])]
         # Another account cannot look up a path inside noded's own private folders, nor need it be covered there.
-        wanted += [path for path in self._hidden if own or _open_to_all(path.parent)]
+        wanted += [path for path in hidden if own or _open_to_all(path.parent)]
         covered: list[Path] = []
         for path in sorted(dict.fromkeys(wanted), key=lambda path: len(path.parts)):
             if path.is_dir() and not any(path.is_relative_to(other) for other in (_TMP, *covered)):

@@ -53,7 +53,7 @@ ENTRY = (
     "import json,os,sys;given=json.load(sys.stdin);env={**os.environ,**given};"
     "folder=os.path.dirname(sys.argv[1]);"
     "env['PATH']=(folder+':' if folder else '')+os.environ.get('PATH',os.defpath);"
-    "os.dup2(os.open('/dev/null',os.O_RDONLY),0);os.umask(0o077);os.execvpe(sys.argv[1],sys.argv[1:],env)"
+    "os.dup2(os.open('/dev/null',os.O_RDONLY),0);os.umask({umask});os.execvpe(sys.argv[1],sys.argv[1:],env)"
 )
 
 
@@ -127,6 +127,7 @@ class Containers:
         # The container's ids would be those of a range of the account's otherwise.
         options += ["--userns=keep-id"] if rootless else []
         options += [_mount(_home(launch), account.home), _mount(str(launch.directory)), f"--workdir={launch.cwd}"]
+        options += [_mount(str(folder)) for folder in launch.workspaces.folders]
         gpus = tuple(gpu for gpu in spec.gpus if not is_simulated(gpu))
         return options + _limits(spec.limits) + _gpus(engine, gpus)
 
@@ -173,7 +174,8 @@ def _marks(launch: Launch) -> dict[str, str]:
 def _command(launch: Launch) -> list[str]:
     command = launch.spec.command
     python = command[0] if Path(command[0]).name.startswith("python") else "python3"
-    return ["--entrypoint=", str(launch.spec.isolation.image), python, "-I", "-S", "-c", ENTRY, *command]
+    entry = ENTRY.replace("{umask}", str(launch.umask or 0o077))
+    return ["--entrypoint=", str(launch.spec.isolation.image), python, "-I", "-S", "-c", entry, *command]
 
 
 def _limits(limits: ResourceLimits) -> list[str]:
@@ -200,10 +202,11 @@ def _gpus(engine: Engine, uuids: tuple[str, ...]) -> list[str]:
 
 def _home(launch: Launch) -> str:
     home = home_of(launch)
-    if launch.account.own and launch.directory.is_relative_to(launch.account.home):
-        # An engine would make the place for the server's directory itself, as root.
-        inner = home / launch.directory.relative_to(launch.account.home)
-        inner.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (launch.directory, *launch.workspaces.folders):
+        if launch.account.own and folder.is_relative_to(launch.account.home):
+            # An engine would make the place for a directory inside the home itself, as root.
+            inner = home / folder.relative_to(launch.account.home)
+            inner.mkdir(mode=0o700, parents=True, exist_ok=True)
     return str(home)
 
 

@@ -45,7 +45,8 @@ def confine(plan: dict[str, Any]) -> None:
     ----------
     plan
         ``cgroups``: folders to join; ``optional``: as far as may be. ``rlimits``: (resource, value) pairs. ``umask``: a
-        number or None. ``ids``: (uid, gid, groups) or None. ``cwd``: the working directory, entered as the new account.
+        number or None. ``ids``: (uid, gid, groups) or None. ``links``: see :func:`lead_to_projects`, or None. ``cwd``:
+        the working directory, entered as the new account.
 
     Raises
     ------
@@ -68,6 +69,8 @@ def confine(plan: dict[str, Any]) -> None:
     if plan["ids"] is not None:
         uid, gid, groups = plan["ids"]
         _step("account", str(uid), lambda: _become(uid, gid, groups))
+    if plan["links"] is not None:
+        lead_to_projects(plan["links"])
     _step("directory", plan["cwd"], lambda: os.chdir(plan["cwd"]))
 
 
@@ -90,6 +93,67 @@ def _become(uid: int, gid: int, groups: list[int]) -> None:
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def lead_to_projects(links: dict[str, Any]) -> None:
+    """Have ~/projects/NAME lead to each project, as the account; what is the user's own there stays.
+
+    The home is the user's to fill with links of its own, so none is followed. Where it cannot be written to, nothing
+    leads to the projects: the server knows their paths.
+
+    Parameters
+    ----------
+    links
+        The fields of :class:`.layers.Links`, paths as text.
+    """
+    try:
+        home = os.open(links["home"], os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        if links["names"]:
+            _make_folder(home, links["owner"])
+        folder = os.open("projects", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=home)
+    except OSError:
+        return
+    finally:
+        os.close(home)
+    try:
+        _lead(folder, links)
+    except OSError:
+        pass
+    finally:
+        os.close(folder)
+
+
+def _make_folder(home: int, owner: Any) -> None:
+    try:
+        os.mkdir("projects", 0o700, dir_fd=home)
+    except FileExistsError:
+        return
+    if owner is not None and os.geteuid() == 0:
+        os.chown("projects", *owner, dir_fd=home, follow_symlinks=False)
+
+
+def _lead(folder: int, links: dict[str, Any]) -> None:
+    for name in os.listdir(folder):
+        if links["tidy"] and name not in links["names"] and _target(folder, name) == f"{links['root']}/{name}":
+            os.unlink(name, dir_fd=folder)
+    for name in links["names"]:
+        wanted, found = f"{links['root']}/{name}", _target(folder, name)
+        if found is not None and found != wanted:
+            os.unlink(name, dir_fd=folder)
+        try:  # noqa: SIM105 - contextlib takes its time to import
+            os.symlink(wanted, name, dir_fd=folder)
+        except FileExistsError:
+            pass  # it leads there already, or is the user's own
+
+
+def _target(folder: int, name: str) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError:
+        return None
 
 
 def execute(plan: dict[str, Any]) -> NoReturn:

@@ -67,7 +67,7 @@ def _plain_environment() -> dict[str, str]:
 
 
 def _plan(confined: Confined) -> int:
-    account = confined.account
+    account, links = confined.account, confined.links
     plan = {
         "argv": list(confined.argv),
         "environment": dict(confined.environment),
@@ -76,6 +76,7 @@ def _plan(confined: Confined) -> int:
         "optional": confined.placed.optional,
         "rlimits": [list(pair) for pair in confined.placed.rlimits],
         "umask": confined.umask,
+        "links": None if links is None else {**vars(links), "home": str(links.home), "root": str(links.root)},
         "ids": None if account is None else [account.uid, account.gid, list(account.groups)],
     }
     handle = os.memfd_create("agentfarm-plan", os.MFD_CLOEXEC)

@@ -11,11 +11,12 @@ from jupyterhub_agentfarm.logs import LogLine
 from jupyterhub_agentfarm.models import LaunchSpec
 
 from .. import cgroups
-from . import accounts, limits
+from . import accounts, limits, projects
 from .bubblewrap import Bubblewrap
 from .container import Containers
 from .devices import is_simulated
-from .layers import Account, Confined, Launch, Limiting, Placed, Sandboxing, Wrapped
+from .homes import home_of
+from .layers import Account, Confined, Launch, Limiting, Links, Placed, Sandboxing, Workspaces, Wrapped
 from .refusals import no_device, no_sandbox
 
 log = logging.getLogger(__name__)
@@ -80,8 +81,11 @@ class Isolator:
         return self._enforcement
 
     def account_for(self, spec: LaunchSpec) -> Account:
-        """Return the account that a server is to run as; see :func:`.accounts.account_for`."""
-        return accounts.account_for(spec)
+        """Return the account that a server is to run as, a member of its projects' groups.
+
+        It is :func:`.accounts.account_for`'s, and :func:`.projects.joined`'s.
+        """
+        return projects.joined(spec, accounts.account_for(spec))
 
     def confine(
         self, spec: LaunchSpec, account: Account, environment: Mapping[str, str], directory: Path, socket_fd: int | None
@@ -108,18 +112,21 @@ class Isolator:
         """
         minors = self._minors(spec.gpus)
         known = self._knows_devices(spec, minors)
-        launch = Launch(spec, account, environment, directory, _cwd(spec, account), minors, known, socket_fd)
+        workspaces = projects.prepared(spec, account)
+        umask = workspaces.umask if workspaces.umask is not None else _umask(spec, account)
+        cwd = _cwd(spec, account)
+        launch = Launch(spec, account, environment, directory, cwd, minors, known, socket_fd, workspaces, umask)
         wrapped = self._wrapped(launch)
         placed = Placed() if wrapped.limited else self._limiter.place(launch)
-        private = not account.own or spec.isolation.sandbox != "none"
         return Confined(
             argv=wrapped.argv,
             environment=wrapped.environment,
             cwd=wrapped.cwd,
             account=account if wrapped.as_account and not account.own else None,
             placed=placed,
-            umask=PRIVATE_UMASK if private else None,
+            umask=umask,
             socket_fd=socket_fd,
+            links=_links(launch, workspaces),
         )
 
     def _knows_devices(self, spec: LaunchSpec, minors: Mapping[str, int]) -> bool:
@@ -163,6 +170,20 @@ class Isolator:
         for name, sandbox in self._sandboxes.items():
             if self._why_not[name] is None:
                 sandbox.sweep(mark, leases)
+
+
+def _umask(spec: LaunchSpec, account: Account) -> int | None:
+    return None if account.own and spec.isolation.sandbox == "none" else PRIVATE_UMASK
+
+
+def _links(launch: Launch, workspaces: Workspaces) -> Links | None:
+    if workspaces.root is None:
+        return None
+    names, account = tuple(folder.name for folder in workspaces.folders), launch.account
+    if account.own and launch.spec.isolation.sandbox == "none":
+        # All servers have one home, unless the site gave them others.
+        return Links(Path(launch.environment.get("HOME", account.home)), workspaces.root, names, tidy=False)
+    return Links(home_of(launch), workspaces.root, names, account.owner)
 
 
 def _cwd(spec: LaunchSpec, account: Account) -> str:

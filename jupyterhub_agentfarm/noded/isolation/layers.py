@@ -32,6 +32,31 @@ class Account:
 
 
 @dataclass(frozen=True)
+class Workspaces:
+    """The directories of the projects of a server's owner."""
+
+    #: Holds those of all projects; None: this node has none.
+    root: Path | None = None
+    folders: tuple[Path, ...] = ()
+    #: File mode bits to take from what the server makes, for its projects' sake; None: whatever is right otherwise.
+    umask: int | None = None
+
+
+@dataclass(frozen=True)
+class Links:
+    """What is to lead from a server's home to its projects."""
+
+    home: Path
+    #: The directory that holds them all.
+    root: Path
+    names: tuple[str, ...]
+    #: User and group ids that a new ~/projects is given to; None: those of who makes it.
+    owner: tuple[int, int] | None = None
+    #: Remove links to other projects; False where other owners have the same home.
+    tidy: bool = True
+
+
+@dataclass(frozen=True)
 class Launch:
     """One launch, as the layers see it."""
 
@@ -49,6 +74,9 @@ class Launch:
     minors_known: bool = True
     #: The listening socket that the server inherits, by the number that the environment names.
     socket_fd: int | None = None
+    workspaces: Workspaces = field(default_factory=Workspaces)
+    #: File mode bits taken from what the server makes; None: as noded's.
+    umask: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +119,8 @@ class Confined:
     #: File mode bits that are taken from what the server makes; None: as noded's.
     umask: int | None = None
     socket_fd: int | None = None
+    #: To be made once the account is taken on; None: nothing leads anywhere.
+    links: Links | None = None
 
 
 class Sandboxing(Protocol):

@@ -24,6 +24,11 @@ def no_sandbox(sandbox: str, why: str) -> LaunchFailed:
     return failed(f"the option isolation.sandbox wants {sandbox}, which this node cannot give: {why}")
 
 
+def no_project(project: str, why: str) -> LaunchFailed:
+    """Return the error for a project whose workspace is not to be had here, and why."""
+    return failed(f"the workspace of the project {project} cannot be used on this node: {why}")
+
+
 def no_device(gpu: str) -> LaunchFailed:
     """Return the error for a GPU whose device node nobody knows."""
     return failed(f"NVML does not say which device node {gpu} has, so that no server can be kept to it: see nvidia-smi")
