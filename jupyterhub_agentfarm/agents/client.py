@@ -6,18 +6,16 @@ from typing import Any
 from urllib.parse import quote
 
 from ..records import to_json
-from ..services.client import ServiceClient
 from .agent_requests import AgentChange
 from .models import AgentRequest
+from .task_client import TasksClient
 
 
-class AgentsClient(ServiceClient):
+class AgentsClient(TasksClient):
     """A client of the agents service.
 
     It finds the service of this machine in the runtime directory; for another machine it is given `url` and `token`.
     """
-
-    service = "agents"
 
     # ---- agents ----
 

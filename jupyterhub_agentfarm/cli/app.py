@@ -29,6 +29,7 @@ class AgentFarm(Parsed):
         "queue": (f"{_CLI}.leases.Queue", "List the requests that wait, and cancel one"),
         "quota": (f"{_CLI}.quota.Quota", "List who used how much, and who may use how much"),
         "agents": (f"{_CLI}.agents.Agents", "Register, change, suspend and retire AI agents"),
+        "tasks": (f"{_CLI}.tasks.Tasks", "Submit notebooks as tasks of agents, and see what became of them"),
         "benchmark": (f"{_CLI}.benchmark.Benchmark", "Measure nodes and farm with real notebooks"),
         "doctor": (f"{_CLI}.doctor.Doctor", "Check configuration, services and nodes, and say how to mend them"),
         "controller": ("jupyterhub_agentfarm.controller.app.ControllerApp", "Run the controller outside the Hub"),

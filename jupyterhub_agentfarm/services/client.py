@@ -79,8 +79,8 @@ class ServiceClient(LoggingConfigurable):
             await self._session.close()
             self._session = None
 
-    async def follow(self, path: str) -> AsyncGenerator[tuple[str, Any], None]:
-        """Yield the events of a stream until it ends.
+    async def follow(self, path: str, after: int | None = None) -> AsyncGenerator[tuple[str, Any], None]:
+        """Yield the events of a stream until it ends; those after the one with the id `after`, where it has ids.
 
         Raises
         ------
@@ -88,9 +88,10 @@ class ServiceClient(LoggingConfigurable):
             The connection was lost.
         """
         timeout = aiohttp.ClientTimeout(total=None, connect=self.timeout, sock_read=60)
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
         event = ""
         try:
-            async with self._open().get(self._address(path), timeout=timeout) as response:
+            async with self._open().get(self._address(path), timeout=timeout, headers=headers) as response:
                 if response.status >= 400:
                     raise self._error(response.status, await response.text())
                 async for raw in response.content:
@@ -99,6 +100,26 @@ class ServiceClient(LoggingConfigurable):
                         event = value
                     elif key == "data":
                         yield event, json.loads(value)
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            raise FarmUnavailable(
+                f"the connection to the {self.service} service was lost ({type(exc).__name__})"
+            ) from exc
+
+    async def download(self, path: str) -> AsyncGenerator[bytes, None]:
+        """Yield the content of a file, piece by piece.
+
+        Raises
+        ------
+        FarmUnavailable
+            The connection was lost.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, connect=self.timeout, sock_read=60)
+        try:
+            async with self._open().get(self._address(path), timeout=timeout) as response:
+                if response.status >= 400:
+                    raise self._error(response.status, await response.text())
+                async for chunk in response.content.iter_chunked(2**18):
+                    yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise FarmUnavailable(
                 f"the connection to the {self.service} service was lost ({type(exc).__name__})"

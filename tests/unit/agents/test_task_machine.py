@@ -1,4 +1,4 @@
-"""Whatever is asked of tasks, in whatever order, with kills in between: none is lost, none is executed twice at a time."""
+"""Whatever is asked of tasks, in whatever order, with kills in between: none is lost, none runs twice at a time."""
 
 from __future__ import annotations
 

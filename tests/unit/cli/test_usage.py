@@ -76,7 +76,7 @@ def test_every_command_has_help(path: tuple[str, ...], capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["frob"], ("there is no command 'frob': use one of demo, nodes, ca, leases, queue, quota, benchmark, doctor, "
+        (["frob"], ("there is no command 'frob': use one of demo, nodes, ca, leases, queue, quota, agents, tasks, benchmark, doctor, "
                    "controller, noded (see `agentfarm --help`)")),
         (["nodes"], ("give one of list, show, add, remove, cordon, uncordon, drain, restart-noded "
                      "(see `agentfarm nodes --help`)")),
