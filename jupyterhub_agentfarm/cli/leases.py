@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from traitlets import Bool, Unicode
 
 from ..errors import ConflictError, NotFoundError
-from ..terminal.quantities import UNKNOWN, age
+from ..terminal.quantities import UNKNOWN, age, size
 from .command import Command
 
 if TYPE_CHECKING:
@@ -132,6 +132,9 @@ def wants(options: Mapping[str, Any]) -> str:
     parts = [f"{gpus} GPU{'' if gpus == 1 else 's'}"]
     parts += [f"on {options['node']}"] if options.get("node") else []
     parts += [str(options["gpu_model"])] if options.get("gpu_model") else []
+    parts += [f"{options['cpus']:g} cores"] if options.get("cpus") else []
+    parts += [size(options["memory_bytes"])] if options.get("memory_bytes") else []
+    parts += [f"kernel {options['kernel']}"] if options.get("kernel") else []
     parts += [f"{key}={value}" for key, value in sorted((options.get("labels") or {}).items())]
     return ", ".join(parts)
 

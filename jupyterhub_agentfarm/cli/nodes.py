@@ -122,7 +122,19 @@ def node_fields(node: Mapping[str, Any], now: float) -> dict[str, object]:
         "memory free": _free_of(telemetry.get("memory_available_bytes"), telemetry.get("memory_total_bytes")),
         "disk free": _disks(telemetry.get("filesystems", ())),
         "gpu health": _health(telemetry),
+        "kernels": _kernels(node),
     }
+
+
+def _kernels(node: Mapping[str, Any]) -> str:
+    """Return what a node's servers have, as in ``ir (R), python3 (python)``; what is not known says why."""
+    error = node.get("kernels_error")
+    why = f" (it could not be asked lately: {error})" if error else ""
+    known = node.get("kernels")
+    if known is None:
+        return f"{UNKNOWN}{why}"
+    each = (f"{one['name']} ({one['language']})" if one["language"] else one["name"] for one in known)
+    return (", ".join(each) or "none") + why
 
 
 def _address(spec: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ class Quota(Command):
     description = (
         "List servers, GPUs and GPU-hours of each owner beside the limits, and what the members of a group use "
         "together where that is limited: everybody and every group with the scope to read leases, otherwise yourself "
-        "and your groups. Limits are options of PlacementPolicy; a running server is never stopped for one."
+        "and your groups. Limits are options of PlacementPolicy, and those of single owners, as agents have them; the "
+        "smaller counts. A running server is never stopped for one."
     )
 
     async def run(self) -> None:
@@ -29,8 +30,10 @@ class Quota(Command):
             self.output.json(answer)
             return
         columns = ("SERVERS", "GPUS", f"GPU-HOURS IN {duration(answer['window_seconds'])}")
-        owners = [_row(entry["owner"], entry) for entry in answer["usage"]]
-        self.output.table(("OWNER", *columns), owners, "Nobody used anything.")
+        owners = [(*_row(entry["owner"], entry), _only(entry)) for entry in answer["usage"]]
+        restricted = any(row[-1] for row in owners)  # labels and kernels: few owners are limited to some
+        header, end = (("OWNER", *columns, "ONLY"), None) if restricted else (("OWNER", *columns), -1)
+        self.output.table(header, [row[:end] for row in owners], "Nobody used anything.")
         pools = [_row(entry["group"], entry) for entry in answer.get("pools", ())]
         if pools:
             self.output.line("")
@@ -45,6 +48,14 @@ def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
         _of(f"{entry['gpus']}", entry["max_gpus"]),
         _of(f"{hours:.1f}", None if most is None else most / _HOUR_SECONDS),
     )
+
+
+def _only(entry: Mapping[str, Any]) -> str:
+    """Return which labels and kernels the owner is limited to."""
+    own = entry.get("own_limits") or {}
+    labels = [f"{key}={value}" for key, value in sorted((own.get("labels") or {}).items())]
+    kernels = [f"kernels {', '.join(own['kernels'])}"] if own.get("kernels") else []
+    return "; ".join([*labels, *kernels])
 
 
 def _of(used: str, most: float | None) -> str:

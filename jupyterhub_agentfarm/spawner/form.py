@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import jinja2
 from ..errors import AgentFarmError
 from ..share import share_path
 from .notices import on_every_page, take
+from .options import Limits
 
 _ANSWER_SECONDS = 2.0
 _GIB = 2**30
@@ -34,6 +36,17 @@ class Model:
 
 
 @dataclass(frozen=True)
+class KernelChoice:
+    """A kernel that some node's servers have."""
+
+    name: str
+    #: What people call it, as in "Python 3 (ipykernel)".
+    shown: str
+    #: Eligible nodes that have it.
+    nodes: int
+
+
+@dataclass(frozen=True)
 class FarmView:
     """What the page says of the farm."""
 
@@ -41,6 +54,7 @@ class FarmView:
     models: tuple[Model, ...]
     labels: tuple[str, ...]
     waiting: int
+    kernels: tuple[KernelChoice, ...] = ()
 
     @property
     def ready(self) -> int:
@@ -62,6 +76,20 @@ class FarmView:
         """Memory of the largest GPU, 0 when there is none."""
         return max((model.memory_gib for model in self.models), default=0)
 
+    @property
+    def most_cpus(self) -> int:
+        """Cores of the largest node, 0 when none is known."""
+        return max((report["cpus"] for report in self._reports), default=0)
+
+    @property
+    def most_memory_gib(self) -> float:
+        """Memory of the node with most, 0 when none is known."""
+        return max((report["memory_total_bytes"] / _GIB for report in self._reports), default=0)
+
+    @property
+    def _reports(self) -> Iterable[Mapping[str, Any]]:
+        return (node["telemetry"] for node in self.nodes if node["eligible"] and node["telemetry"])
+
 
 async def render(spawner: Any) -> str:
     """Return the options page's fields as HTML."""
@@ -74,8 +102,16 @@ async def render(spawner: Any) -> str:
         spawner.log.warning("the options page is shown without the farm's state: %s", exc)
         farm = None
     notices = [] if on_every_page(spawner.user.settings) else take(spawner.user)
-    restarts = spawner.max_restarts
-    return str(_template().render(farm=farm, max_gpus=spawner.max_gpus, max_restarts=restarts, notices=notices))
+    limits = spawner.limits()
+    shown = {"farm": farm, "limits": limits, "max_restarts": spawner.max_restarts, "notices": notices}
+    return str(_template().render(**shown, **_most(farm, limits)))
+
+
+def _most(farm: FarmView | None, limits: Limits) -> dict[str, float]:
+    """Return what may be asked for at most of cores, and of memory in GiB; 0: not known."""
+    cpus = [limits.max_cpus or 0, farm.most_cpus if farm is not None else 0]
+    memory = [(limits.max_memory_bytes or 0) / _GIB, farm.most_memory_gib if farm is not None else 0]
+    return {"max_cpus": min(filter(None, cpus), default=0), "max_memory_gib": min(filter(None, memory), default=0)}
 
 
 def view(nodes: Iterable[Mapping[str, Any]], waiting: int, allowed: Mapping[str, Any] | None = None) -> FarmView:
@@ -98,7 +134,17 @@ def view(nodes: Iterable[Mapping[str, Any]], waiting: int, allowed: Mapping[str,
         for key, value in node["spec"]["labels"].items()
         if allowed is None or value in allowed.get(key, ())
     }
-    return FarmView(listed, _models(eligible), tuple(sorted(labels)), waiting)
+    return FarmView(listed, _models(eligible), tuple(sorted(labels)), waiting, _kernels(eligible))
+
+
+def _kernels(nodes: Iterable[Mapping[str, Any]]) -> tuple[KernelChoice, ...]:
+    shown: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for node in nodes:
+        for kernel in node.get("kernels") or ():
+            shown.setdefault(kernel["name"], kernel["display_name"])
+            count[kernel["name"]] += 1
+    return tuple(KernelChoice(name, shown[name] or name, count[name]) for name in sorted(shown))
 
 
 def _models(nodes: Iterable[Mapping[str, Any]]) -> tuple[Model, ...]:

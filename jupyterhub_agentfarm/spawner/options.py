@@ -26,6 +26,9 @@ class Limits:
     max_priority: int
     #: Labels that may be asked for and their values; None allows any.
     labels: Mapping[str, Sequence[str]] | None = None
+    #: Cores and memory that may be asked to be free; None: as much as a node has.
+    max_cpus: float | None = None
+    max_memory_bytes: int | None = None
 
 
 def check_options(data: Any, limits: Limits) -> UserOptions:
@@ -41,6 +44,11 @@ def check_options(data: Any, limits: Limits) -> UserOptions:
         raise InvalidField("gpus", f"at most {limits.max_gpus} on this Hub", options.gpus)
     if options.priority > limits.max_priority:
         raise InvalidField("priority", f"at most {limits.max_priority} for you", options.priority)
+    if limits.max_cpus is not None and options.cpus > limits.max_cpus:
+        raise InvalidField("cpus", f"at most {limits.max_cpus:g} on this Hub", options.cpus)
+    if limits.max_memory_bytes is not None and options.memory_bytes > limits.max_memory_bytes:
+        most = f"at most {limits.max_memory_bytes} on this Hub, which is {limits.max_memory_bytes / _GIB:.3g} GiB"
+        raise InvalidField("memory_bytes", most, options.memory_bytes)
     if limits.labels is not None:
         _check_labels(options.labels, limits.labels)
     return options
@@ -54,12 +62,13 @@ def placement_request(spawner: Any, avoid: tuple[str, ...] = ()) -> PlacementReq
     InvalidField
         The options were refused meanwhile, as when the site lowered a limit since they were kept.
     """
+    options = check_options(spawner.user_options or {}, spawner.limits())
     return PlacementRequest(
         owner=spawner.user.name,
         server_name=spawner.name,
-        options=check_options(spawner.user_options or {}, spawner.limits()),
-        cpus=float(spawner.cpu_guarantee or 0),
-        memory_bytes=int(spawner.mem_guarantee or 0),
+        options=options,
+        cpus=max(options.cpus, float(spawner.cpu_guarantee or 0)),
+        memory_bytes=max(options.memory_bytes, int(spawner.mem_guarantee or 0)),
         groups=tuple(sorted(group.name for group in spawner.user.groups)),
         avoid=avoid,
     )
@@ -127,6 +136,13 @@ def _whole(key: str, values: list[str]) -> int:
         raise InvalidField(key, "a whole number", values[-1]) from exc
 
 
+def _number(key: str, values: list[str]) -> float:
+    try:
+        return float(values[-1])
+    except ValueError as exc:
+        raise InvalidField(key, "a number", values[-1]) from exc
+
+
 def _gibibytes(key: str, values: list[str]) -> int:
     try:
         return int(float(values[-1]) * _GIB)
@@ -150,6 +166,10 @@ _FIELDS: dict[str, tuple[str, Callable[[str, list[str]], Any]]] = {
     "gpu_memory_gib": ("gpu_memory_bytes", _gibibytes),
     "gpu_memory_bytes": ("gpu_memory_bytes", _whole),
     "gpu_model": ("gpu_model", _text),
+    "kernel": ("kernel", _text),
+    "cpus": ("cpus", _number),
+    "memory_gib": ("memory_bytes", _gibibytes),
+    "memory_bytes": ("memory_bytes", _whole),
     "labels": ("labels", _labels),
     "priority": ("priority", _whole),
     "restart": ("restart", _text),

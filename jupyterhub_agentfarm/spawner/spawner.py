@@ -18,7 +18,7 @@ from typing import Any
 
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
-from traitlets import Dict, Integer, default
+from traitlets import Integer, default
 
 from ..errors import AgentFarmError
 from ..logs import LogLine, server_of
@@ -28,7 +28,8 @@ from . import failure, form
 from .certified import CertifiedSpawner
 from .elsewhere import finished_somewhere
 from .hub_workarounds import HubWorkarounds
-from .options import Limits, apply_options, options_from_form, placement_request
+from .offering import OfferingSpawner
+from .options import apply_options, options_from_form, placement_request
 from .progress import Progress
 from .restarting import RestartingSpawner
 from .starting import SERVER_MODULE, Start
@@ -40,7 +41,7 @@ _CHECK_SECONDS = 5.0
 _MARGIN_SECONDS = 60
 
 
-class AgentFarmSpawner(CertifiedSpawner, HubWorkarounds, RestartingSpawner, Spawner):
+class AgentFarmSpawner(CertifiedSpawner, HubWorkarounds, RestartingSpawner, OfferingSpawner, Spawner):
     """Starts servers on the nodes of the farm."""
 
     boot_timeout = Seconds(
@@ -86,15 +87,6 @@ class AgentFarmSpawner(CertifiedSpawner, HubWorkarounds, RestartingSpawner, Spaw
         "are the most memory and cores. Smaller: a loop that forks does less harm. Larger: JupyterLab with a kernel "
         "has about 50, and every numerical library starts a thread for each core. None: no limit. A node that cannot "
         "enforce a limit refuses the server; `agentfarm doctor` says what each enforces by.",
-    ).tag(config=True)
-    max_gpus = Integer(8, help="Most GPUs that one server may ask for.").tag(config=True)
-    max_priority = Integer(
-        0, help="Highest priority in the line that a user may ask for, -100 to 100; 0 lets users only step back."
-    ).tag(config=True)
-    allowed_labels = Dict(
-        default_value=None,
-        allow_none=True,
-        help="Labels of nodes that users may ask for, and the values of each: `{'disk': ['nvme', 'hdd']}`. None: any.",
     ).tag(config=True)
 
     # ---- defaults that differ from JupyterHub's ----
@@ -179,10 +171,6 @@ class AgentFarmSpawner(CertifiedSpawner, HubWorkarounds, RestartingSpawner, Spaw
         return watch
 
     # ---- start ----
-
-    def limits(self) -> Limits:
-        """Return what this user may ask for."""
-        return Limits(self.max_gpus, self.max_priority, self.allowed_labels)
 
     async def start(self) -> str:
         """Return the server's URL once the server itself answers there."""

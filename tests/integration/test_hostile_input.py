@@ -74,6 +74,17 @@ REFUSED: list[tuple[Any, dict[str, str] | None]] = [
     ),
     ({"priority": 1}, {"priority": "1"}),
     ({"priority": -(10**30)}, {"priority": str(-(10**30))}),
+    ({"kernel": "$(touch pwned)"}, {"kernel": "$(touch pwned)"}),
+    ({"kernel": "../ir"}, {"kernel": "../ir"}),
+    ({"kernel": MARKUP}, {"kernel": MARKUP}),
+    ({"kernel": MEGABYTE}, {"kernel": MEGABYTE}),
+    ({"cpus": -1}, {"cpus": "-1"}),
+    ({"cpus": "$(touch pwned)"}, {"cpus": "$(touch pwned)"}),
+    ({"cpus": float("inf")}, {"cpus": "1e999"}),
+    ({"cpus": "nan"}, {"cpus": "nan"}),
+    ({"memory_bytes": -1}, {"memory_bytes": "-1"}),
+    ({"memory_bytes": 10**300}, {"memory_bytes": str(10**300)}),
+    ({"memory_bytes": "nan"}, {"memory_gib": "nan"}),
     ({"restart": "always"}, {"restart": "always"}),
     ({"cmd": ["touch", "pwned"]}, {"cmd": "touch pwned"}),
     ({"environment": {"LD_PRELOAD": "x"}}, {"environment": "LD_PRELOAD=x"}),
@@ -101,6 +112,9 @@ INERT: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"labels": {"a;touch pwned": "`touch pwned`"}}, {"labels": "a;touch pwned=`touch pwned`"}),
     ({"labels": {"<b>": MARKUP}}, {"labels": f"<b>={MARKUP}"}),
     ({"node": "no-such-node"}, {"node": "no-such-node"}),
+    ({"kernel": "no-such-kernel"}, {"kernel": "no-such-kernel"}),
+    ({"cpus": 99_999}, {"cpus": "99999"}),
+    ({"memory_bytes": 2**49}, {"memory_bytes": str(2**49)}),
 ]
 EVIL = f"import sys; print({MARKUP!r} + chr(27) + '[31m' + chr(27) + ']0;pwned' + chr(7)); sys.exit(3)"
 CONFIG = f"""

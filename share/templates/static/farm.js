@@ -91,6 +91,17 @@ function isolation(node) {
   return el("p", { class: "muted small isolation", title: enforcement.missing.join(" ") }, parts.join(" · "));
 }
 
+/** The kernels of the node's servers; their languages are in the title. */
+function kernels(node) {
+  const error = node.kernels_error ? ` (${node.kernels_error})` : "";
+  if (!node.kernels) {
+    return node.kernels_error ? el("p", { class: "note warn small" }, `Its kernels are not known${error}`) : null;
+  }
+  const title = node.kernels.map((each) => `${each.name}: ${each.display_name || each.language}`).join("\n") + error;
+  const names = node.kernels.map((each) => each.name).join(", ");
+  return el("p", { class: "muted small kernels", title }, names ? `Kernels: ${names}` : "No kernels.");
+}
+
 function nodeNotes(node) {
   const notes = [];
   const marks = [["Draining", node.drain], ["Cordoned", node.cordon]];
@@ -119,7 +130,7 @@ function card(node) {
     el("div", { class: "row between" }, el("h3", {}, node.name), status(node.status, `since ${format.time(node.since_at)}`)),
     el("div", { class: "row meta" },
       el("span", { class: "muted small" }, spec.role === "gpuserver" ? "GPU server" : "microserver", " · ", spec.host), labels),
-    nodeNotes(node), skew, nodeBody(node), isolation(node), nodeButtons(node));
+    nodeNotes(node), skew, nodeBody(node), kernels(node), isolation(node), nodeButtons(node));
 }
 
 function drawNodes() {
@@ -158,6 +169,9 @@ function wanted(options) {
   if (options.node) parts.push(`node ${options.node}`);
   if (options.gpus) parts.push(`${options.gpus} GPU${options.gpus > 1 ? "s" : ""}${options.gpu_model ? ` ${options.gpu_model}` : ""}`);
   if (options.gpu_memory_bytes) parts.push(`${format.bytes(options.gpu_memory_bytes)} each`);
+  if (options.cpus) parts.push(`${options.cpus} ${options.cpus === 1 ? "core" : "cores"}`);
+  if (options.memory_bytes) parts.push(`${format.bytes(options.memory_bytes)} of memory`);
+  if (options.kernel) parts.push(`kernel ${options.kernel}`);
   for (const [key, value] of Object.entries(options.labels)) parts.push(`${key}=${value}`);
   if (options.priority) parts.push(`priority ${options.priority}`);
   return parts.join(", ") || "any node";

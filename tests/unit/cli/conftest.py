@@ -51,7 +51,9 @@ def node_view(name: str, **changes: Any) -> dict[str, Any]:
     view = {
         "name": name, "status": "ready", "eligible": True, "spec": to_json(spec), "state": "ready", "detail": "",
         "since_at": 0.0, "origin": "config", "cordon": None, "drain": None, "facts": facts, "telemetry": telemetry,
-        "reported_at": 0.0, "clock_skew_seconds": 0.1,
+        "reported_at": 0.0, "clock_skew_seconds": 0.1, "kernels_error": "",
+        "kernels": [{"name": "ir", "language": "R", "display_name": "R"},
+                    {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"}],
     }  # fmt: skip
     return view | changes
 

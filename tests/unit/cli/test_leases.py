@@ -91,14 +91,15 @@ async def test_queue(controller: Any, agentfarm: Any) -> None:
     controller.queue = [
         {"position": 1, "owner": "ada", "server_name": "x", "options": {"gpus": 2, "gpu_model": "a100"},
          "created_at": 240.0, "detail": "1 GPU is free", "lease": "abc"},
-        {"position": 2, "owner": None, "server_name": None, "options": {"gpus": 1, "labels": {"room": "b"}},
+        {"position": 2, "owner": None, "server_name": None,
+         "options": {"gpus": 1, "labels": {"room": "b"}, "cpus": 1.5, "memory_bytes": 2**32, "kernel": "ir"},
          "created_at": 290.0, "detail": "", "lease": None},
     ]  # fmt: skip
     ended = await agentfarm("queue")
     assert ended.out == (
-        "POSITION  ID   OWNER     SERVER  WANTS          SINCE  DETAIL\n"
-        "1         abc  ada       x       2 GPUs, a100   60s    1 GPU is free\n"
-        "2         -    somebody  -       1 GPU, room=b  10s\n"
+        "POSITION  ID   OWNER     SERVER  WANTS                                      SINCE  DETAIL\n"
+        "1         abc  ada       x       2 GPUs, a100                               60s    1 GPU is free\n"
+        "2         -    somebody  -       1 GPU, 1.5 cores, 4.0G, kernel ir, room=b  10s\n"
     )
     assert json.loads((await agentfarm("queue", "--json")).out) == {"queue": controller.queue}
 
@@ -140,6 +141,21 @@ async def test_quota(controller: Any, agentfarm: Any) -> None:
         "OWNER  SERVERS  GPUS    GPU-HOURS IN 7d\nada    2 of 3   1       40.2 of 40\nbob    0        0 of 0  0.0\n"
     )
     assert json.loads((await agentfarm("quota", "--json")).out) == controller.usage
+
+
+async def test_quota_of_an_owner_who_is_limited_to_some(controller: Any, agentfarm: Any) -> None:
+    """Labels and kernels that an owner is limited to have a column where anybody is."""
+    use = {"servers": 0, "max_servers": 2, "gpus": 0, "max_gpus": None, "gpu_seconds": 0.0, "max_gpu_seconds": None}
+    own = {"servers": 2, "gpus": None, "gpu_hours": None, "labels": {"room": "b"}, "kernels": ["ir", "python3"]}
+    controller.usage = {
+        "window_seconds": 7 * 86400.0,
+        "usage": [{"owner": "ada", **use, "own_limits": None}, {"owner": "helper", **use, "own_limits": own}],
+    }
+    assert (await agentfarm("quota")).out == (
+        "OWNER   SERVERS  GPUS  GPU-HOURS IN 7d  ONLY\n"
+        "ada     0 of 2   0     0.0\n"
+        "helper  0 of 2   0     0.0              room=b; kernels ir, python3\n"
+    )
 
 
 async def test_quota_of_groups(controller: Any, agentfarm: Any) -> None:

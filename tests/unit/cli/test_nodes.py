@@ -83,10 +83,25 @@ async def test_show(three: Any, agentfarm: Any) -> None:
         "memory free:  12G of 16G\n"
         "disk free:    / 50G of 100G\n"
         "gpu health:   ok\n"
+        "kernels:      ir (R), python3 (python)\n"
         "\n"
         "GPU    NAME  USED  MEMORY       POWER  TEMPERATURE  LEASED TO\n"
         "GPU-1  A100  50%   1.0G of 40G  70W    41°C         bob        simulated\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"kernels": None}, "-"),
+        ({"kernels": None, "kernels_error": "no Python there"}, "- (it could not be asked lately: no Python there)"),
+        ({"kernels": []}, "none"),
+    ],
+)
+async def test_kernels_that_are_not_known(three: Any, agentfarm: Any, changes: Any, shown: str) -> None:
+    """A node that has not told its kernels is not one without any."""
+    three.nodes["a"] |= changes
+    assert f"kernels:      {shown}\n" in (await agentfarm("nodes", "show", "a")).out
 
 
 async def test_show_of_an_unknown_node(controller: Any, agentfarm: Any) -> None:

@@ -19,14 +19,20 @@ def gpu(name: str = "NVIDIA A100", leased: bool = False, **more: Any) -> dict[st
     return base | more
 
 
-def node(name: str, *gpus: dict[str, Any], eligible: bool = True, **labels: str) -> dict[str, Any]:
-    """Return a node as the controller lists it."""
+def kernel(name: str, display_name: str = "") -> dict[str, str]:
+    """Return a kernel as the controller lists it."""
+    return {"name": name, "language": "", "display_name": display_name}
+
+
+def node(name: str, *gpus: dict[str, Any], eligible: bool = True, kernels: Any = None, **labels: str) -> dict[str, Any]:
+    """Return a node as the controller lists it: 8 cores, 16 GiB."""
     return {
         "name": name,
         "status": "ready" if eligible else "draining",
         "eligible": eligible,
         "spec": {"labels": labels},
-        "telemetry": {"gpus": list(gpus)},
+        "telemetry": {"gpus": list(gpus), "cpus": 8, "memory_total_bytes": 16 * GIB},
+        "kernels": kernels,
     }
 
 
@@ -59,12 +65,39 @@ async def test_the_page_shows_the_farm_and_escapes_it(farm: FarmDouble, user: An
     assert '"><b>' not in page
 
 
+def test_kernels_of_nodes_that_take_servers_are_offered() -> None:
+    """Each kernel once, with the number of nodes; one whose node is draining, or has not told, is not there."""
+    python = kernel("python3", "Python 3 (ipykernel)")
+    nodes = [
+        node("a", kernels=[python, kernel("ir")]),
+        node("b", kernels=[python]),
+        node("c", kernels=[kernel("julia-1.10")], eligible=False),
+        node("d"),
+    ]
+    found = [(each.name, each.shown, each.nodes) for each in view(nodes, 0).kernels]
+    assert found == [("ir", "ir", 1), ("python3", "Python 3 (ipykernel)", 2)]
+
+
+async def test_the_page_asks_for_kernel_cores_and_memory(farm: FarmDouble, user: Any) -> None:
+    """The kernels are the farm's, escaped; the most that can be asked for is the largest node's or the site's."""
+    farm.nodes = [node("n1", kernels=[kernel("ir", "R <4>")])]
+    page = await user.spawner.get_options_form()
+    assert '<option value="ir">R &lt;4&gt; (on 1 node)</option>' in page
+    assert re.search(r'name="cpus"[^>]*max="8"', page)
+    assert re.search(r'name="memory_gib"[^>]*max="16"', page)
+    user.spawner.max_cpus, user.spawner.mem_limit = 2.5, "1536M"
+    page = await user.spawner.get_options_form()
+    assert re.search(r'name="cpus"[^>]*max="2.5"', page)
+    assert re.search(r'name="memory_gib"[^>]*max="1.5"', page)
+
+
 async def test_the_page_works_without_the_controller(farm: FarmDouble, user: Any) -> None:
     """Without an answer the page says so and can still be sent."""
     farm.down = True
     page = await user.spawner.get_options_form()
     assert "does not answer" in page
-    assert 'name="gpus"' in page
+    for name in ("gpus", "kernel", "cpus", "memory_gib"):
+        assert f'name="{name}"' in page
 
 
 @pytest.mark.parametrize(("nodes", "gpus"), [([node("n1", gpu())], "1"), ([node("n1")], "0"), ([], "0")])
