@@ -134,9 +134,23 @@ class HubProcess:
                     found.append(process)
         return found
 
-    def log_text(self) -> str:
-        """Return what Hub, proxy and services wrote."""
-        return self.log_path.read_text(errors="replace")
+    def log_text(self, after: int = 0) -> str:
+        """Return what Hub, proxy and services wrote, from the byte `after` on."""
+        return self.log_path.read_bytes()[after:].decode(errors="replace")
+
+    async def emptied(self) -> None:
+        """Stop every server, and forget every user but the admin: the Hub is as it was at first."""
+        await asyncio.gather(*(self.farm.release(lease.id, 0) for lease in await self.farm.leases()))
+
+        async def quiet() -> bool:
+            _, users = await self.api("GET", "/users?include_stopped_servers=0")
+            return not any(user["servers"] or user["pending"] for user in users)
+
+        await eventually(quiet, "no server runs or is pending", timeout=30, interval=0.05)
+        _, users = await self.api("GET", "/users")
+        for name in {user["name"] for user in users} - {"admin"}:
+            status, body = await self.api("DELETE", f"/users/{name}")
+            assert status == 204, body
 
     # ---- its API ----
 

@@ -10,17 +10,18 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from hub_process import HubProcess, hub_process
 from ssh_node import ssh_node
 from waiting import eventually
 
-pytestmark = [pytest.mark.hub, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.hub, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
 GPUS = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
 
 
-@pytest.fixture
-async def hub() -> AsyncIterator[HubProcess]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def _shared_hub() -> AsyncIterator[HubProcess]:
     """Run a Hub with two nodes of one simulated GPU each."""
     async with AsyncExitStack() as stack:
         nodes = [
@@ -28,6 +29,20 @@ async def hub() -> AsyncIterator[HubProcess]:
             for number in (1, 2)
         ]
         yield await stack.enter_async_context(hub_process([node.spec for node in nodes]))
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def hub(_shared_hub: HubProcess) -> AsyncIterator[HubProcess]:
+    """Give the Hub that the tests share, without users and servers, its nodes ready."""
+    await nodes_ready(_shared_hub, 2)
+    yield _shared_hub
+    await _shared_hub.emptied()
+
+
+@pytest.fixture
+def begin(hub: HubProcess) -> int:
+    """Give where the log of this test begins."""
+    return hub.log_path.stat().st_size
 
 
 async def nodes_ready(hub: HubProcess, count: int) -> None:
@@ -54,7 +69,6 @@ async def progress_of(hub: HubProcess, user: str, until: str) -> list[str]:
 
 async def test_each_user_gets_a_gpu_and_the_next_one_waits(hub: HubProcess) -> None:
     """Two users get different GPUs; a third waits at position 1 and is granted within a second of a stop."""
-    await nodes_ready(hub, 2)
     for user in ("ada", "bob", "cy"):
         await hub.add_user(user)
     models = {user: await hub.start_server(user, {"gpus": 1}) for user in ("ada", "bob")}
@@ -80,7 +94,6 @@ async def test_each_user_gets_a_gpu_and_the_next_one_waits(hub: HubProcess) -> N
 
 async def test_what_can_never_be_is_refused_by_form_and_rest_alike(hub: HubProcess) -> None:
     """More GPUs than any node has, and unknown options, are refused with a reason."""
-    await nodes_ready(hub, 2)
     await hub.add_user("ada")
     status, body = await hub.api("POST", "/users/ada/server", {"gpus": 2})
     assert (status, "n1" in body["message"]) == (409, True), body
@@ -91,7 +104,6 @@ async def test_what_can_never_be_is_refused_by_form_and_rest_alike(hub: HubProce
 
 async def test_servers_survive_the_hubs_sigkill(hub: HubProcess) -> None:
     """After a SIGKILL and a restart the running server and the one that was starting are there, usable, once."""
-    await nodes_ready(hub, 2)
     for user in ("ada", "bob"):
         await hub.add_user(user)
     await hub.start_server("ada", {"gpus": 1})
@@ -118,7 +130,6 @@ async def test_servers_survive_the_hubs_sigkill(hub: HubProcess) -> None:
 
 async def test_a_cancelled_start_leaves_nothing(hub: HubProcess) -> None:
     """A start that is cancelled while its server boots leaves no lease, no pending and no ready server."""
-    await nodes_ready(hub, 2)
     await hub.add_user("ada")
     await hub.request_server("ada", {"gpus": 1})
 
@@ -136,9 +147,8 @@ async def test_a_cancelled_start_leaves_nothing(hub: HubProcess) -> None:
     await eventually(free, "the lease is released", timeout=30)
 
 
-async def test_a_killed_servers_route_is_gone_at_once(hub: HubProcess) -> None:
+async def test_a_killed_servers_route_is_gone_at_once(hub: HubProcess, begin: int) -> None:
     """Long before the next poll the Hub knows that a server was killed, and the user can start it again."""
-    await nodes_ready(hub, 2)
     await hub.add_user("ada")
     await hub.start_server("ada")
     with pytest.raises((TypeError, OSError, AssertionError, TimeoutError)):
@@ -149,33 +159,34 @@ async def test_a_killed_servers_route_is_gone_at_once(hub: HubProcess) -> None:
         return model is None or not model["ready"]
 
     await eventually(gone, "the Hub knows that the server is gone", timeout=15)
-    assert "server stopped, with exit code: 137" in hub.log_text()
+    assert "server stopped, with exit code: 137" in hub.log_text(begin)
     await hub.start_server("ada")
 
 
-async def test_a_removed_name_meets_a_server_that_ended(hub: HubProcess) -> None:
+async def test_a_removed_name_meets_a_server_that_ended(hub: HubProcess, begin: int) -> None:
     """A named server may be deleted with its name while it runs, and while the Hub notices that it ended."""
-    await nodes_ready(hub, 2)
     await hub.add_user("ada")
     path, remove = "/users/ada/servers/bench-n1", {"remove": True}
     await hub.start_server("ada", name="bench-n1")
     assert (await hub.api("DELETE", path, remove))[0] in (202, 204)
     await eventually(lambda: name_is_gone(hub, path), "the running server and its name are gone", timeout=30)
 
-    assert "server stopped, with exit code" not in hub.log_text(), "a stop by the Hub is no end that it must notice"
+    assert "server stopped, with exit code" not in hub.log_text(begin), (
+        "a stop by the Hub is no end that it must notice"
+    )
 
     await hub.start_server("ada", name="bench-n1")
     (lease,) = await hub.farm.leases()
     with frozen_proxy(hub):  # so that the Hub stays in the middle of noticing the end
         await hub.farm.release(lease.id, 0)
-        await eventually(lambda: "server stopped, with exit code" in hub.log_text(), "the Hub notices the end")
+        await eventually(lambda: "server stopped, with exit code" in hub.log_text(begin), "the Hub notices the end")
         deleting = asyncio.create_task(hub.direct("DELETE", path, remove))
         await asyncio.wait({deleting}, timeout=1)
     assert await deleting in (202, 204)
     await eventually(lambda: name_is_gone(hub, path), "the ended server and its name are gone", timeout=30)
     await hub.start_server("ada", name="bench-n1")
     await hub.stop_server("ada", "bench-n1")
-    assert "Unhandled error" not in hub.log_text()
+    assert "Unhandled error" not in hub.log_text(begin)
 
 
 async def name_is_gone(hub: HubProcess, path: str) -> bool:
