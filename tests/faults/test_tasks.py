@@ -64,6 +64,11 @@ class Watched:
         self.log.append(f"{time.monotonic() - self.begun:7.1f} s  {text}")
         sys.stderr.write(self.log[-1] + "\n")
 
+    def keep(self) -> None:
+        """Write what happened beside the table of figures."""
+        if path := os.environ.get("FAULTS_RESULTS"):
+            Path(f"{path}-tasks.log").write_text("\n".join(self.log) + "\n")
+
     async def look(self) -> None:
         """Note every task that two attempts of run at one moment."""
         while True:
@@ -117,6 +122,7 @@ async def test_tasks_are_completed_whatever_dies(farm: FaultFarm, figure: Callab
     attempts = [attempt for view in views for attempt in view["attempts"]]
     outcomes = Counter(attempt["outcome"] for attempt in attempts)
     watched.say(f"states {dict(counts)}, attempts {dict(outcomes)}, seen on nodes: {len(watched.seen)} attempts")
+    watched.keep()
     completions = Counter(attempt["task"] for attempt in attempts if attempt["outcome"] == "completed")
     again = seconds_until_elsewhere(views)
     ok = [
