@@ -127,10 +127,17 @@ class TaskBook(LoggingConfigurable):
 
     # ---- for those who ask ----
 
-    async def submit(self, request: TaskRequest, agent: str, by: str, notebook: bytes | None) -> tuple[Task, bool]:
+    async def submit(
+        self, request: TaskRequest, agent: str, by: str, notebook: bytes | None, *, digest: str = ""
+    ) -> tuple[Task, bool]:
         """Take a task of `agent`, asked for by `by`; return it, and whether it is new.
 
         It is not when the agent has one with the same idempotency key: then that one is returned.
+
+        Parameters
+        ----------
+        digest
+            What notebooks that are the same work have in common; "": only equal ones are the same.
 
         Raises
         ------
@@ -145,7 +152,7 @@ class TaskBook(LoggingConfigurable):
         if notebook is not None:
             await self.files.save_notebook(task_id, notebook)
         try:
-            task = await self._do(steps.submit, steps.Submission(task_id, request, agent, by, notebook))
+            task = await self._do(steps.submit, steps.Submission(task_id, request, agent, by, notebook, digest))
         except Exception:
             await self.files.forget(task_id)
             raise

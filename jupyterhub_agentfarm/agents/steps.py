@@ -32,6 +32,8 @@ class Submission:
     agent: str
     by: str
     notebook: bytes | None
+    #: What notebooks that are the same work have in common; "": only equal ones are the same.
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def submit(tables: Tables, asked: Submission) -> Task:
 def _digest(asked: Submission) -> str:
     request = to_json(replace(asked.request, notebook=None if asked.request.path else {}))
     text = json.dumps(request, sort_keys=True).encode()
-    return hashlib.sha256(text + b"\0" + (asked.notebook or b"")).hexdigest()
+    return hashlib.sha256(text + b"\0" + (asked.digest.encode() or asked.notebook or b"")).hexdigest()
 
 
 def _known(tables: Tables, asked: Submission, digest: str) -> Task | None:

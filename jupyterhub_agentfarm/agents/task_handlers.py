@@ -120,7 +120,8 @@ class TasksHandler(BookHandler):
         agent = self._agent(submitted.request.agent)
         task_rules.check_request(submitted, agent, self.principal, self.own)
         await task_rules.check_dependencies(submitted.request.after, agent, self.book.task, self.sees)
-        task, new = await self.book.submit(submitted.request, agent.name, self.principal.name, submitted.notebook)
+        given = (submitted.request, agent.name, self.principal.name, submitted.notebook)
+        task, new = await self.book.submit(*given, digest=submitted.digest)
         self.answer(task, 201 if new else 200)
 
     def _agent(self, name: str | None) -> Agent:

@@ -8,11 +8,12 @@ line of JSON, followed by the notebook.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +40,8 @@ class Submitted:
     notebook: bytes | None = None
     #: The kernel that the notebook names; "": none, or the notebook is in the workspace.
     kernel: str = ""
+    #: Of the notebook's kernel and cells, without their ids and outputs: equal ones are the same work.
+    digest: str = ""
 
 
 def read(body: bytes) -> Submitted:
@@ -62,7 +65,13 @@ def read(body: bytes) -> Submitted:
     kernel = notebook.metadata.get("kernelspec", {})
     language = notebook.metadata.get("language_info", {}).get("name") or kernel.get("language") or "python"
     _check_parameters(request.parameters, str(language))
-    return Submitted(replace(request, notebook={}), text, str(kernel.get("name") or ""))
+    name = str(kernel.get("name") or "")
+    return Submitted(replace(request, notebook={}), text, name, _digest(name, notebook.cells))
+
+
+def _digest(kernel: str, cells: Iterable[Any]) -> str:
+    work = [kernel, *([cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells)]
+    return hashlib.sha256(json.dumps(work).encode()).hexdigest()
 
 
 def check_path(path: str) -> None:
@@ -104,8 +113,7 @@ async def read_off_the_loop(body: bytes) -> Submitted:
     answer = json.loads(head)
     if "field" in answer:
         raise InvalidField(answer["field"], answer["wanted"], answer["got"])
-    kernel = answer.pop("kernel")
-    return Submitted(from_json(TaskRequest, answer["request"]), notebook or None, kernel)
+    return Submitted(from_json(TaskRequest, answer["request"]), notebook or None, answer["kernel"], answer["digest"])
 
 
 async def _ask_child(body: bytes) -> bytes:
@@ -138,7 +146,7 @@ def answer_to(body: bytes) -> bytes:
         return json.dumps({"field": exc.field, "wanted": exc.wanted, "got": repr(exc.got)[:80]}).encode()
     except AgentFarmError as exc:
         return json.dumps({"field": "notebook", "wanted": exc.message, "got": None}).encode()
-    head = {"request": to_json(submitted.request), "kernel": submitted.kernel}
+    head = {"request": to_json(submitted.request), "kernel": submitted.kernel, "digest": submitted.digest}
     return json.dumps(head).encode() + b"\n" + (submitted.notebook or b"")
 
 

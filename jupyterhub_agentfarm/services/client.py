@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import AsyncGenerator
@@ -149,8 +150,11 @@ class ServiceClient(LoggingConfigurable):
         return self.url.rstrip("/") + "/api/v1/" + path
 
     async def _request(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        # As a file: a large body is then sent piece by piece.
+        data = None if body is None else io.BytesIO(json.dumps(body).encode())
         try:
-            async with self._open().request(method, self._address(path), json=body) as response:
+            async with self._open().request(method, self._address(path), data=data, headers=headers) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise FarmUnavailable(

@@ -76,8 +76,8 @@ def test_every_command_has_help(path: tuple[str, ...], capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["frob"], ("there is no command 'frob': use one of demo, nodes, ca, leases, queue, quota, agents, tasks, benchmark, doctor, "
-                   "controller, noded (see `agentfarm --help`)")),
+        (["frob"], ("there is no command 'frob': use one of demo, nodes, ca, leases, queue, quota, agents, tasks, "
+                   "benchmark, doctor, controller, noded (see `agentfarm --help`)")),
         (["nodes"], ("give one of list, show, add, remove, cordon, uncordon, drain, restart-noded "
                      "(see `agentfarm nodes --help`)")),
         (["nodes", "list", "--bogus", "1"], "there is no option --bogus (see `agentfarm nodes list --help`)"),
