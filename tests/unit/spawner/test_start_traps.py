@@ -211,22 +211,44 @@ async def after_a_failed_start(
             with pytest.raises(HubApiError, match="409"):
                 await servers.start("n1", 0)
             farm.refusals, farm.in_line = None, 1
+            hub.tornado_application.settings["slow_spawn_timeout"] = (
+                0.3  # nobody needs to wait long for the answer "pending"
+            )
             yield api, servers
         finally:
             await client.aclose()
 
 
 #: Long enough that a refusal is the answer to the request itself.
-REFUSED_AT_ONCE = {"JupyterHub": {"tornado_settings": {"slow_spawn_timeout": 4}, "allow_named_servers": True}}
+REFUSED_AT_ONCE = {"JupyterHub": {"tornado_settings": {"slow_spawn_timeout": 10}, "allow_named_servers": True}}
 
 
-async def test_f10_our_client_waits_until_the_server_is_ready(farm: FarmDouble, make_hub: MakeHub) -> None:
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by the method of each request that our client makes, once it is answered."""
+    methods: list[str] = []
+    request = HubClient.request
+
+    async def noted(self: HubClient, method: str, *args: Any, **options: Any) -> Any:
+        answer = await request(self, method, *args, **options)
+        methods.append(method)
+        return answer
+
+    monkeypatch.setattr(HubClient, "request", noted)
+    return methods
+
+
+async def test_f10_our_client_waits_until_the_server_is_ready(
+    farm: FarmDouble, make_hub: MakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a start that failed, our own client does not take the next answer for a server that runs."""
     hub = await make_hub(AgentFarmSpawner, **REFUSED_AT_ONCE)
     async with after_a_failed_start(farm, hub, KeepsTheName) as (api, servers):
+        methods = answered(monkeypatch)
         starting = asyncio.create_task(servers.start("n1", 0))
         lease = await eventually(lambda: next(iter(farm.leases), None), "it waits in line")
-        await asyncio.wait({starting}, timeout=5)
+        await eventually(
+            lambda: "POST" in methods and methods[-3:] == ["GET"] * 3, "it asks whether the server is ready"
+        )
         assert not starting.done()
         farm.change(lease, state="granted", position=None, node="n1", why=Explanation(0, None))
         assert "bench-n1" in await starting
@@ -291,7 +313,7 @@ async def test_f11_a_silent_server_is_given_up(
 async def test_f11_damage_without_it_a_silent_server_holds_the_hub(make_hub: MakeHub) -> None:
     """JupyterHub alone waits for a silent server far beyond the limit that it was given."""
     await make_hub(AgentFarmSpawner)
-    assert not await given_up_within(5)
+    assert not await given_up_within(3)
 
 
 # ---- F12: what the progress page says of a failure ---------------------------------------------------------------
