@@ -36,7 +36,6 @@ _POLL_SECONDS = 0.2
 class HubToken:
     """A token that was just made."""
 
-    id: str
     token: str = field(repr=False)
     expires_at: float = 0.0
 
@@ -134,7 +133,6 @@ class HubUsers:
             The Hub does not make tokens that are good for so long.
         """
         body = {"note": note, "expires_in": int(seconds), "scopes": scopes}
-        asked_at = time.time()
         try:
             _, made = await self._hub.request("POST", f"{_user(name)}/tokens", body)
         except HubApiError as exc:
@@ -142,7 +140,7 @@ class HubUsers:
                 wanted = "at most c.JupyterHub.token_expires_in_max_seconds of the Hub"
                 raise InvalidField("token_expires_in_seconds", wanted, int(seconds)) from exc
             raise
-        return HubToken(made["id"], made["token"], asked_at + int(seconds))
+        return HubToken(made["token"], datetime.fromisoformat(made["expires_at"]).timestamp())
 
     async def revoke(self, name: str, keep_notes: Iterable[str] = ()) -> int:
         """Revoke a user's tokens, those of running servers and with one of these notes excepted; return how many.
