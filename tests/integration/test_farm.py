@@ -9,18 +9,22 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
+import pytest_asyncio
 from hub_process import HubProcess, hub_process
 from netns import NetnsFarm, NetnsNode, netns_farm
 from waiting import eventually
 
 from jupyterhub_agentfarm.models import Lease
 
-pytestmark = [pytest.mark.hub, pytest.mark.netns, pytest.mark.sshd, pytest.mark.timeout(240)]
+pytestmark = [
+    *(pytest.mark.hub, pytest.mark.netns, pytest.mark.sshd, pytest.mark.timeout(240)),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 WHERE = "import os, socket; print(socket.gethostname(), os.environ['CUDA_VISIBLE_DEVICES'])"
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def farm() -> AsyncIterator[NetnsFarm]:
     """Boot four nodes with one simulated GPU each; the Hub is told of three."""
     manager = netns_farm(4)
@@ -31,13 +35,20 @@ async def farm() -> AsyncIterator[NetnsFarm]:
         await asyncio.to_thread(manager.__exit__, None, None, None)
 
 
-@pytest.fixture
-async def hub(farm: NetnsFarm) -> AsyncIterator[HubProcess]:
-    """Run a Hub that the first three nodes belong to, and wait until they are ready."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def _shared_hub(farm: NetnsFarm) -> AsyncIterator[HubProcess]:
+    """Run a Hub that the first three nodes belong to."""
     specs = [node.spec for node in farm.nodes[:3]]
     async with hub_process(specs, AGENTFARM_HUB_IP=farm.hub_address) as running:
-        await status_is(running, "ready", "gpu01", "gpu02", "gpu03")
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def hub(_shared_hub: HubProcess) -> AsyncIterator[HubProcess]:
+    """Give the Hub that the tests share, without users and servers, its three nodes ready."""
+    await status_is(_shared_hub, "ready", "gpu01", "gpu02", "gpu03")
+    yield _shared_hub
+    await _shared_hub.emptied()
 
 
 async def status_is(hub: HubProcess, status: str, *names: str, timeout: float = 30) -> None:
@@ -153,14 +164,27 @@ def host_fingerprint(node: NetnsNode) -> str:
     return subprocess.run(["ssh-keygen", "-lf", key], check=True, capture_output=True, text=True).stdout.split()[1]
 
 
-async def test_a_node_with_another_host_key_is_refused(hub: HubProcess, farm: NetnsFarm) -> None:
-    """A node that comes back with a key that is not the pinned one gets nothing, and the admin reads why."""
+@pytest_asyncio.fixture(loop_scope="module")
+async def changed(hub: HubProcess, farm: NetnsFarm) -> AsyncIterator[NetnsNode]:
+    """Give a node that the Hub reached, and that was started anew with another host key; it gets its own back."""
     node = farm.nodes[0]
+    key, public = node.directory / "host_key", node.directory / "host_key.pub"
+    kept = key.read_bytes(), public.read_bytes()
     await asyncio.to_thread(node.kill)
-    (node.directory / "host_key").unlink()
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(node.directory / "host_key")]
+    key.unlink()
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
     await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
     node.start()
+    yield node
+    await asyncio.to_thread(node.kill)
+    key.write_bytes(kept[0])
+    public.write_bytes(kept[1])
+    node.start()
+
+
+@pytest.mark.usefixtures("changed")
+async def test_a_node_with_another_host_key_is_refused(hub: HubProcess) -> None:
+    """A node that comes back with a key that is not the pinned one gets nothing, and the admin reads why."""
 
     async def refused() -> bool:
         seen = await hub.farm.node("gpu01")

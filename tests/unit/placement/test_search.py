@@ -94,7 +94,7 @@ def said(decision: Decision) -> tuple[Any, ...]:
     return decision.node, decision.gpus, why, decision.later, decision.refusals, decision.refused_with
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_the_index_finds_what_the_full_pipeline_finds(seed: int) -> None:
     """After any changes, for any request and holds: same node, same GPUs, same explanation and refusals."""
