@@ -19,6 +19,7 @@ from .command import Command
 from .environment_checks import check_environment
 from .findings import Finding, fail, ok
 from .node_checks import check_node
+from .project_checks import check_projects
 from .stray_checks import check_strays
 
 T = TypeVar("T")
@@ -79,6 +80,7 @@ class Doctor(Command):
                 nodes = await farm.nodes()
                 environments = await _asked(nodes, farm.environment)
                 strays = await _asked(nodes, farm.strays)
+                projects = await _asked(nodes, farm.projects)
         except FarmUnavailable as exc:
             return [
                 fail("controller", exc.message, "start the Hub, and see its log for lines of the agentfarm service")
@@ -94,6 +96,7 @@ class Doctor(Command):
             if node["name"] in environments:
                 findings.append(check_environment(node, environments[node["name"]], hub_version))
                 findings += check_strays(node["name"], strays[node["name"]])
+                findings += check_projects(node, projects[node["name"]])
         return findings
 
     def _write(self, findings: list[Finding]) -> None:

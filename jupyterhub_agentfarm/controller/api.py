@@ -29,6 +29,7 @@ from ..models import (
     UserOptions,
 )
 from ..openapi import NODE_ERRORS, Api, Operation, Query, document
+from ..protocol import ProjectsReport
 from ..records_schema import Rules, Schema, Schemas
 from ..server.versions import ServerEnvironment
 from ..services.description import REFUSALS, SECURITY, DescriptionHandler
@@ -151,6 +152,8 @@ def _nodes(schemas: Schemas) -> list[Operation]:
         Operation("GET", "nodes/{name}/environment", handlers.EnvironmentHandler,
                   schemas.answered(ServerEnvironment), errors=(*missing, *NODE_ERRORS)),
         Operation("GET", "nodes/{name}/strays", handlers.StraysHandler, schemas.answered(Strays),
+                  errors=(*missing, *NODE_ERRORS)),
+        Operation("GET", "nodes/{name}/projects", handlers.ProjectsHandler, schemas.answered(ProjectsReport),
                   errors=(*missing, *NODE_ERRORS)),
         Operation("POST", "nodes/{name}/restart-noded", handlers.RestartNodedHandler, view, body=none,
                   errors=(*missing, *NODE_ERRORS)),

@@ -16,7 +16,7 @@ from traitlets.config import Configurable
 
 from ..errors import FarmUnavailable
 from ..models import LaunchOrder, Lease, NodeSpec, OwnerLimits, PlacementRequest
-from ..protocol import LAUNCH_SECONDS
+from ..protocol import LAUNCH_SECONDS, ProjectsReport
 from ..records import from_json, to_json
 from ..server.versions import ServerEnvironment
 from ..services import local
@@ -98,6 +98,10 @@ class FarmClient(Configurable):
     async def strays(self, name: str) -> dict[str, Any]:
         """Return `servers` and `processes` that run on a node without a lease."""
         return dict(await self._request("GET", f"nodes/{name}/strays"))
+
+    async def projects(self, name: str) -> ProjectsReport:
+        """Return what is there of the projects' workspaces on a node."""
+        return from_json(ProjectsReport, await self._request("GET", f"nodes/{name}/projects"), "projects")
 
     async def scan(self, host: str, port: int = 22) -> dict[str, str]:
         """Return `host_key` and `fingerprint` that a machine shows."""

@@ -17,6 +17,7 @@ from ..transport import fetch_host_key
 from .farm_handler import LEASES_MANAGE, LEASES_READ, NODES_MANAGE, NODES_READ, FarmHandler
 from .metrics_page import MetricsHandler
 from .owner_handlers import OwnerLimitsHandler
+from .projects import projects_of
 from .strays import strays_of
 from .views import placement_view
 
@@ -128,6 +129,16 @@ class StraysHandler(FarmHandler):
     async def get(self, name: str) -> None:
         """Ask the node what runs there without a lease."""
         self.answer(await strays_of(self.farm, name))
+
+
+class ProjectsHandler(FarmHandler):
+    """``nodes/{name}/projects``."""
+
+    scopes = {"GET": NODES_MANAGE}
+
+    async def get(self, name: str) -> None:
+        """Ask the node what is there of the projects' workspaces."""
+        self.answer(await projects_of(self.farm, name))
 
 
 class NodeMarkHandler(FarmHandler):
@@ -309,6 +320,7 @@ ROUTES: list[tuple[Any, ...]] = [
     (rf"api/v1/nodes/{_NODE}/environment", EnvironmentHandler),
     (rf"api/v1/nodes/{_NODE}/restart-noded", RestartNodedHandler),
     (rf"api/v1/nodes/{_NODE}/strays", StraysHandler),
+    (rf"api/v1/nodes/{_NODE}/projects", ProjectsHandler),
     (rf"api/v1/nodes/{_NODE}/(cordon|uncordon|drain)", NodeMarkHandler),
     (r"api/v1/leases", LeasesHandler),
     (rf"api/v1/leases/{_LEASE}", LeaseHandler),

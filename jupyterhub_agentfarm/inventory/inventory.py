@@ -63,8 +63,9 @@ class Inventory(NodeStates, LoggingConfigurable):
     ).tag(config=True)
     isolation = Dict(
         help="""How servers are kept apart on nodes that do not say so themselves: `account`, `create_accounts`,
-        `sandbox`, `image` and `engine`, as in `isolation.Isolation`. Empty: all servers of a node run as noded's
-        account, without a sandbox. Example: `{"account": "{username}", "sandbox": "bubblewrap"}`.""",
+        `sandbox`, `image`, `engine`, `projects` and `project_group`, as in `isolation.Isolation`. Empty: all servers of
+        a node run as noded's account, without a sandbox or projects. Example:
+        `{"account": "{username}", "sandbox": "bubblewrap", "projects": "/srv/projects"}`.""",
     ).tag(config=True)
     pool = Instance(SSHPool, help="Opens the connections.")
 

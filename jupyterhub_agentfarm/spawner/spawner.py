@@ -18,7 +18,7 @@ from typing import Any
 
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
-from traitlets import Integer, default
+from traitlets import Integer, Set, Unicode, default
 
 from ..errors import AgentFarmError
 from ..logs import LogLine, server_of
@@ -87,6 +87,13 @@ class AgentFarmSpawner(CertifiedSpawner, HubWorkarounds, RestartingSpawner, Offe
         "are the most memory and cores. Smaller: a loop that forks does less harm. Larger: JupyterLab with a kernel "
         "has about 50, and every numerical library starts a thread for each core. None: no limit. A node that cannot "
         "enforce a limit refuses the server; `agentfarm doctor` says what each enforces by.",
+    ).tag(config=True)
+    projects = Set(
+        Unicode(),
+        help="Hub groups that are projects; a `*` stands for any letters, as in `{'quant', 'project-*'}`. Servers of "
+        "their members have the project's directory on the node, as `~/projects/NAME` and in `$AGENTFARM_PROJECTS`, "
+        "where `isolation.projects` of the node says where projects are. A change of members counts from each "
+        "server's next start.",
     ).tag(config=True)
 
     # ---- defaults that differ from JupyterHub's ----

@@ -26,6 +26,7 @@ from .certificates import ServerCertificate
 from .certified import certify
 from .lease_cache import ended
 from .limits import resource_limits
+from .projects import projects_of
 from .readiness import until_ready
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Start:
             socket="inherit" if SERVER_MODULE in command else "port",
             cwd=spawner.format_string(spawner.notebook_dir) if spawner.notebook_dir else None,
             limits=resource_limits(spawner),
+            projects=projects_of(spawner),
         )
 
     async def _answered(self, lease: Lease, api_url: str, identified: bool) -> None:

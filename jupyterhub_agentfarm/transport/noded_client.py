@@ -25,6 +25,7 @@ from jupyterhub_agentfarm.errors import (
     NodeUnreachable,
     ProtocolError,
 )
+from jupyterhub_agentfarm.isolation import Isolation
 from jupyterhub_agentfarm.models import LaunchSpec, NodeFacts, ServerStatus, Telemetry
 from jupyterhub_agentfarm.protocol import (
     LAUNCH_SECONDS,
@@ -35,6 +36,8 @@ from jupyterhub_agentfarm.protocol import (
     NotifyParams,
     Orphan,
     OrphansParams,
+    ProjectsParams,
+    ProjectsReport,
     StopParams,
     StopResult,
     decode,
@@ -195,6 +198,10 @@ class NodedClient:
         """Return the processes that noded has no record of; `held` are the leases that the controller has there."""
         answer = await self._request("orphans", to_json(OrphansParams(tuple(held))))
         return tuple(self._record(Orphan, item, "orphans") for item in answer.get("orphans", []))
+
+    async def projects(self, isolation: Isolation) -> ProjectsReport:
+        """Return what is there of the projects' workspaces under an isolation."""
+        return await self._ask(ProjectsReport, "projects", to_json(ProjectsParams(isolation)))
 
     # ---- the connection -----------------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ CONTROLLER: dict[str, Row] = {
     "DELETE api/v1/nodes/NODE": (401, 403, 403, 403, 409, 401),
     "GET api/v1/nodes/NODE/environment": ADMIN,
     "GET api/v1/nodes/NODE/strays": ADMIN,
+    "GET api/v1/nodes/NODE/projects": ADMIN,
     "POST api/v1/nodes/NODE/restart-noded": CHANGE,
     "POST api/v1/nodes/NODE/cordon": CHANGE,
     "POST api/v1/nodes/NODE/uncordon": CHANGE,
