@@ -127,8 +127,8 @@ c.Spawner.default_url = "/lab"
 # ---- AI agents ----------------------------------------------------------------------------------------------------
 
 # Admins register them, each with limits of its own, on the page /services/agents/ or with `agentfarm agents register`.
-# Agents and people of a project share a Hub group; the groups that agents may be put into are named here:
-#   configure(c, projects=("weather", "genomes"), ...)
+# Agents and people of a project share a Hub group. An agent can be put into those that are named here in full:
+#   c.AgentFarmSpawner.projects = {"weather", "genomes"}
 
 # ---- The farm -----------------------------------------------------------------------------------------------------
 

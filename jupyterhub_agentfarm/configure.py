@@ -100,7 +100,8 @@ class FarmSettings:
     data_dir: Path = field(default_factory=lambda: Path(os.environ.get("AGENTFARM_DATA_DIR") or ".").absolute())
     #: Hub user whose servers the benchmark service starts. With PAM it must be an account of the Hub's machine.
     benchmark_user: str = BENCHMARK_USER
-    #: Hub groups that agents may be put into when they are registered, and no others; made where they are not.
+    #: Hub groups that are projects and that agents may be put into, beside those that `c.AgentFarmSpawner.projects`
+    #: names without a `*`; made where they are not.
     projects: tuple[str, ...] = ()
     #: URL at which this machine reaches the Hub's proxy; $AGENTFARM_PROXY_URL.
     proxy_url: str = field(default_factory=lambda: os.environ.get("AGENTFARM_PROXY_URL") or "http://127.0.0.1:8000")
@@ -172,7 +173,7 @@ def _get(c: Config, cls: str, name: str) -> Any:
         return None
     value = c[cls][name]
     if isinstance(value, LazyConfigValue):
-        return value.get_value(set() if name == "admin_users" else [])
+        return value.get_value(set() if name in ("admin_users", "projects") else [])
     return value
 
 
@@ -281,11 +282,20 @@ def _set_roles(c: Config, farm: FarmSettings) -> None:
             _add_role(roles, {"name": "agentfarm-benchmark-user", "scopes": ["self"], "users": [farm.benchmark_user]})
         _add_group(c, "agentfarm-benchmark", [farm.benchmark_user])
     if AGENTS in farm.services:
-        for role in agent_roles(farm.projects):
+        projects = _projects(c, farm)
+        for role in agent_roles(projects):
             _add_role(roles, role)
-        for project in farm.projects:
+        for project in projects:
             _add_group(c, project, [])
     c.JupyterHub.load_roles = roles
+
+
+def _projects(c: Config, farm: FarmSettings) -> tuple[str, ...]:
+    """Return the projects that agents may be put into; what a `*` stands for is known to nobody yet."""
+    if farm.projects:
+        _default(c, "AgentFarmSpawner", "projects", set(farm.projects))
+    named = {name for name in _get(c, "AgentFarmSpawner", "projects") or () if "*" not in name}
+    return tuple(sorted(named | set(farm.projects)))
 
 
 def _add_group(c: Config, name: str, users: list[str]) -> None:

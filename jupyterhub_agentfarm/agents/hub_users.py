@@ -240,7 +240,7 @@ def _no_user(name: str, exc: HubApiError) -> ConflictError | HubApiError:
 def _no_member(name: str, group: str, exc: HubApiError) -> ConflictError | HubApiError:
     if exc.status in (403, 404):
         return ConflictError(
-            f"the Hub has no group {group}, or lets nobody but its admins fill it: name it in configure(projects=…)"
+            f"the Hub has no group {group}, or lets nobody but its admins fill it: name it in configure(c, projects=…)"
         )
     if exc.status == 400:  # before JupyterHub 5.3, where the authenticator manages groups
         return ConflictError(

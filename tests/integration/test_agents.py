@@ -208,7 +208,7 @@ async def test_an_expired_agent_is_retired(site: Site) -> None:
         ({"name": "ada"}, 409, "the Hub has a user ada already"),
         ({"name": "Bad_Name"}, 400, "name must be 1-63 lower-case letters"),
         ({"owner": "nobody"}, 400, "owner must be a user of the Hub"),
-        ({"projects": ["secret"]}, 409, r"configure\(projects"),
+        ({"projects": ["secret"]}, 409, "configure(c, projects"),
         ({"labels": {"x": "y" * 101}}, 400, "labels"),
         ({"kernels": ["../x"]}, 400, "kernels"),
         ({"token_expires_in_seconds": 1.0}, 400, "token_expires_in_seconds"),
@@ -222,7 +222,7 @@ async def test_what_cannot_be_registered_leaves_nothing(
     """It is refused with a sentence that names what is wrong; the name stays free, at the Hub too."""
     found, answer = await site.agents.ask("POST", "agents", {"name": "newcomer", "owner": "ada", **fields})
     assert found == status, answer
-    assert said.replace("\\", "") in answer["message"]
+    assert said in answer["message"]
     assert (await site.agents.hub.api("GET", "/users/newcomer"))[0] == 404
     assert (await site.agents.ask("GET", "agents/newcomer"))[0] == 404
 

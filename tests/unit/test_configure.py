@@ -89,6 +89,35 @@ def test_the_benchmark_may_touch_its_own_user_only() -> None:
             assert scope.endswith(f"!user={BENCHMARK_USER}")
 
 
+def test_the_agents_service_may_touch_agents_only() -> None:
+    """Its scopes are bound to the group of agents and to projects, but for the one that JupyterHub cannot bind."""
+    c = Config()
+    c.AgentFarmSpawner.projects = {"weather", "team-*"}
+    configure(c, projects=("genomes",))
+    role = roles_of(c)["agentfarm-agents"]
+    assert role["services"] == ["agents"]
+    bound = {scope for scope in role["scopes"] if "!" in scope and not scope.startswith("access:services")}
+    assert bound == {
+        *(f"{scope}!group=agents" for scope in ("groups", "tokens", "servers", "shares")),
+        *("groups!group=weather", "groups!group=genomes"),
+    }
+    assert {scope for scope in role["scopes"] if "!" not in scope and not scope.startswith("custom:")} == {
+        "admin:users"
+    }
+    assert {"weather", "genomes"} < set(c.JupyterHub.load_groups)
+    assert roles_of(c)["agentfarm-agent"]["groups"] == ["agents"]
+    assert "custom:agents:registry:manage" in roles_of(c)["agentfarm-admin"]["scopes"]
+    assert "custom:agents:tasks:submit" in roles_of(c)["user"]["scopes"]
+
+
+def test_a_farm_without_agents() -> None:
+    """Who has no agents service has none of its roles."""
+    c = Config()
+    configure(c, services=("agentfarm",))
+    assert not {"agentfarm-agent", "agentfarm-agents"} & set(roles_of(c))
+    assert "custom:agents:tasks:submit" not in roles_of(c)["user"]["scopes"]
+
+
 def test_a_sites_values_stay_and_are_warned_of() -> None:
     """What the site has set is kept; where it costs servers a warning says so."""
     c = Config()

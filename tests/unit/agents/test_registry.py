@@ -201,7 +201,7 @@ async def test_people_are_not_touched(world: World) -> None:
         ({"owner": "nobody"}, "user", InvalidField, "owner must be a user of the Hub"),
         ({"owner": ""}, "local", InvalidField, "owner must be a user of the Hub"),
         ({"owner": "other"}, "user", InvalidField, "owner must be a user of the Hub who is no agent"),
-        ({"projects": ("secret",)}, "user", ConflictError, r"configure\(projects=…\)"),
+        ({"projects": ("secret",)}, "user", ConflictError, r"configure\(c, projects=…\)"),
         ({"projects": ("agents",)}, "user", InvalidField, "Hub groups other than agents"),
         ({"labels": {"a": "b" * 101}}, "user", InvalidField, "labels"),
         ({"kernels": ("no kernel",)}, "user", InvalidField, "kernels"),
