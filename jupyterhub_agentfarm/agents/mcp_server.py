@@ -27,7 +27,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from tornado import web
 from traitlets import Integer, List, Unicode
-from traitlets.config import LoggingConfigurable
+from traitlets.config import Configurable, LoggingConfigurable
 
 from .. import __version__
 from ..services.asgi import AsgiApp, AsgiHandler
@@ -153,13 +153,18 @@ class McpHandler(AsgiHandler):
         """Identify who asks; only a token in the header counts, since the tools act with it."""
         match = _TOKEN.fullmatch(self.request.headers.get("Authorization", "").strip())
         if match is None:
-            self.set_header("WWW-Authenticate", "Bearer")
             raise web.HTTPError(401, "a Hub token is needed: send `Authorization: Bearer …`")
         await super().prepare()
         admit(self.service.registry, self.principal)
         if self.principal.kind != "user":
             raise web.HTTPError(403, "the tools act as a Hub user: send a token of one")
         self.caller = Caller(self.principal, match[1], self._gone)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer an error as JSON; to somebody unknown, with how to make oneself known."""
+        if status_code == 401:
+            self.set_header("WWW-Authenticate", "Bearer")
+        super().write_error(status_code, **kwargs)
 
     def asgi_app(self) -> AsgiApp:
         """Return the session manager."""
@@ -188,6 +193,6 @@ def _own_logging(log: Any) -> Iterator[None]:
 
 
 #: Classes whose options the service takes.
-CLASSES = [McpEndpoint, Kernels, ToolDesk]
+CLASSES: list[type[Configurable]] = [McpEndpoint, Kernels, ToolDesk]
 #: Routes below the service's prefix.
 ROUTES: list[tuple[Any, ...]] = [(r"mcp/?", McpHandler)]

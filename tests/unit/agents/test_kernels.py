@@ -198,7 +198,7 @@ async def test_a_restart_ends_what_executes(kernels: Kernels, server: JupyterSer
     await asyncio.wait_for(outputs.changed.wait(), 20)
     await kernels.act(server, "again", "restart")
     ended = await asyncio.wait_for(running, 20)
-    assert ended.status == "kernel_restarted"
+    assert ended.status in ("kernel_restarted", "error")  # it is interrupted first, and may be quicker than its end
 
 
 async def test_a_shutdown_ends_what_executes(kernels: Kernels, server: JupyterServer) -> None:
