@@ -2,7 +2,8 @@
 
 The controller decides, by everything it knows. Here it is only guessed whether it would grant a request now: eligible
 nodes with the labels and the kernel asked for, and there the GPUs that no lease holds, and the cores and memory that
-are neither promised to a lease nor in use.
+are neither promised to a lease nor in use. What a request in the line waits for is kept for it, so it is not free: the
+cores, the memory, or the matching GPUs of every node that could serve it later.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..models import UserOptions
+from ..records import from_json
 
 View = Mapping[str, Any]
 
@@ -33,17 +35,30 @@ class _Free:
             if wanted in gpu["name"].casefold() and (gpu["memory_total_bytes"] or 0) >= options.gpu_memory_bytes
         ]
 
-    def fits(self, options: UserOptions, labels: Mapping[str, str]) -> bool:
+    def could(self, options: UserOptions, labels: Mapping[str, str]) -> bool:
+        """Whether the node is one of those asked for, whatever is free there."""
         mine = self.node["spec"]["labels"]
         if options.node not in (None, self.node["name"]) or any(mine.get(key) != labels[key] for key in labels):
             return False
+        return self._has_kernel(options.kernel)
+
+    def fits(self, options: UserOptions, labels: Mapping[str, str]) -> bool:
+        if not self.could(options, labels):
+            return False
         if options.cpus > self.cpus or options.memory_bytes > self.memory_bytes:
             return False
-        return len(self.matching(options)) >= options.gpus and self._has_kernel(options.kernel)
+        return len(self.matching(options)) >= options.gpus
 
     def _has_kernel(self, name: str) -> bool:
         kernels = self.node.get("kernels")
         return not name or kernels is None or any(kernel["name"] == name for kernel in kernels)
+
+    def keep(self, options: UserOptions, cpus: float, memory_bytes: int) -> None:
+        """Count as not free what a request in the line waits for."""
+        self.cpus = min(self.cpus, 0.0) if cpus else self.cpus
+        self.memory_bytes = min(self.memory_bytes, 0.0) if memory_bytes else self.memory_bytes
+        kept = self.matching(options) if options.gpus else []
+        self.gpus = [gpu for gpu in self.gpus if gpu not in kept]
 
     def take(self, options: UserOptions) -> None:
         self.cpus -= options.cpus
@@ -65,11 +80,22 @@ class Room:
 
     def __init__(self, nodes: Iterable[View], leases: Iterable[View]) -> None:
         promised: dict[str, list[View]] = {}
+        waiting = []
         for lease in leases:
             if lease["node"] is not None:
                 promised.setdefault(lease["node"], []).append(lease)
+            elif lease["state"] == "waiting":
+                waiting.append(lease["request"])
         able = (node for node in nodes if node["eligible"] and node["telemetry"] is not None)
         self._nodes = [_free(node, promised.get(node["name"], [])) for node in able]
+        for request in waiting:
+            self._keep(request)
+
+    def _keep(self, request: View) -> None:
+        options = from_json(UserOptions, request["options"])
+        for free in self._nodes:
+            if free.could(options, options.labels):
+                free.keep(options, request["cpus"], request["memory_bytes"])
 
     def fits(self, options: UserOptions, labels: Mapping[str, str]) -> bool:
         """Whether a node could serve these options now.

@@ -34,7 +34,7 @@ from ..tasks import OwnedTasks
 from ..traitlets import Seconds
 from .lease_cache import LeaseCache
 from .orphans import orphans
-from .reviving import look_after_controller
+from .reviving import look_after_controller, look_after_others
 
 T = TypeVar("T")
 
@@ -80,6 +80,7 @@ class LeaseWatch(LoggingConfigurable):
         """Begin to follow the controller; a second call does nothing."""
         if self._follower is None:
             self._follower = self.tasks.start(self._follow(), "following the controller's events")
+            self.tasks.start(look_after_others(self.settings, self.log), "looking after the farm's other services")
 
     async def aclose(self) -> None:
         """Stop following and what is under way; a second call does nothing."""
