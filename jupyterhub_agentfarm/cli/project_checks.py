@@ -40,6 +40,4 @@ def check_projects(node: Mapping[str, Any], found: ProjectsReport | AgentFarmErr
 
 
 def _there(root: str, names: tuple[str, ...]) -> str:
-    return (
-        f"{root} has {', '.join(names)}" if names else f"{root} is there, and empty until a member starts"
-    )
+    return f"{root} has {', '.join(names)}" if names else f"{root} is there, and empty until a member starts"
