@@ -66,6 +66,14 @@ def _no_vscode() -> str | None:
     return vscode_calls.why_no_vscode()
 
 
+def _no_r_kernel() -> str | None:
+    from jupyterhub_agentfarm.server.kernels import kernels
+
+    if any(kernel.name == "ir" for kernel in kernels()):
+        return _program("r-base-core", "R")()
+    return "R's kernel is not installed (as root, make test installs it: apt-get install r-cran-irkernel)"
+
+
 #: For each marker: returns why its tests cannot run here, or None.
 TIERS: dict[str, Callable[[], str | None]] = {
     "sshd": _no_sshd,
@@ -76,6 +84,7 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "bwrap": _no_sandbox,
     "docker": _no_docker,
     "vscode": _no_vscode,
+    "rkernel": _no_r_kernel,
 }
 
 _skipped: Counter[tuple[str, str]] = Counter()

@@ -222,10 +222,10 @@ class HubProcess:
 
         await eventually(gone, f"{user}'s server {name!r} is stopped", timeout=60, interval=0.1)
 
-    async def run_cell(self, user: str, code: str, name: str = "") -> str:
+    async def run_cell(self, user: str, code: str, name: str = "", kernel_name: str = "python3") -> str:
         """Run `code` in a new kernel of the server, through the proxy; return what it printed."""
         base = f"{self.url}/user/{user}/{name + '/' if name else ''}"
-        async with self.http.post(f"{base}api/kernels", json={"name": "python3"}, headers=self.headers()) as answer:
+        async with self.http.post(f"{base}api/kernels", json={"name": kernel_name}, headers=self.headers()) as answer:
             assert answer.status == 201, await answer.text()
             kernel = (await answer.json())["id"]
         channels = f"{base}api/kernels/{kernel}/channels"

@@ -21,6 +21,7 @@ need chromium chromium chromium-browser google-chrome
 need gcc gcc cc
 need bubblewrap bwrap
 need uidmap newuidmap
+[ -d /usr/share/jupyter/kernels/ir ] || missing="$missing r-cran-irkernel"
 
 # The notebooks are also executed with Debian's torch, in an environment made from the system's Python.
 if [ -x /usr/bin/python3 ] && [ -e /etc/debian_version ]; then

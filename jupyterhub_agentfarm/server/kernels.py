@@ -2,7 +2,8 @@
 
 The controller runs it with a node's `server_python`, as :mod:`.versions`. It prints one line, a list of
 :class:`~..models.Kernel`, and finds what jupyter_client's KernelSpecManager finds, without the time that importing it
-takes: the first folder of a name counts, and ipykernel's own kernel is there without one.
+takes: the first folder of a name counts, and ipykernel's own kernel is there without one. (What IPython kept in
+~/.ipython/kernels ten years ago is not looked for.)
 
 With ``--shared`` the kernelspecs of the account that runs it are left out, for servers that run as other accounts.
 """
