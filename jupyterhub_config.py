@@ -129,6 +129,9 @@ c.Spawner.default_url = "/lab"
 # Admins register them, each with limits of its own, on the page /services/agents/ or with `agentfarm agents register`.
 # Agents and people of a project share a Hub group. An agent can be put into those that are named here in full:
 #   c.AgentFarmSpawner.projects = {"weather", "genomes"}
+# Their servers share a directory for each project, ~/projects/NAME, on nodes that say where those are; mount there what
+# the site shares them with, or let each node have its own:
+#   c.Inventory.isolation = {"account": "{username}", "create_accounts": True, "projects": "/srv/projects"}
 
 # ---- The farm -----------------------------------------------------------------------------------------------------
 
