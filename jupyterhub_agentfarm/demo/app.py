@@ -34,9 +34,9 @@ class DemoApp(Parsed):
     name = "demo"
     command = "agentfarm demo"
     description = (
-        "Start a Hub, its services and three nodes with simulated GPUs on this machine, benchmark all nodes at once, "
-        "and stay up until Ctrl-C. No root, no sshd and no GPU are needed. Each demo begins with an empty farm; "
-        "notebooks of its users are kept."
+        "Start a Hub, its services and three nodes with simulated GPUs on this machine, register an agent, benchmark "
+        "all nodes at once, and stay up until Ctrl-C. No root, no sshd and no GPU are needed. Each demo begins with an "
+        "empty farm; notebooks of its users are kept."
     )
 
     directory = Unicode("demo", help="Directory for what the demo writes; an empty or a new one.").tag(config=True)
@@ -100,9 +100,12 @@ class DemoApp(Parsed):
             layout.release()
 
     async def _run(self, farm: DemoFarm, output: Output) -> None:
-        """Bring the farm up, measure it, and stay up unless `once`."""
+        """Bring the farm up, register an agent, measure the farm, and stay up unless `once`."""
+        from .agent import register_agent
+
         with bars(output) as progress:
             await farm.start(progress)
+            await register_agent(farm.layout.runtime, farm.layout.agent_token, progress)
             progress.say(self._where(farm))
             try:
                 await self._measured(farm, progress)
@@ -140,9 +143,14 @@ class DemoApp(Parsed):
 
     @staticmethod
     def _where(farm: DemoFarm) -> str:
+        from .agent import AGENT
+
         return (
             f"Log in at {farm.url} as admin (or any other name) with the password {farm.password}\n"
             f"  nodes and leases: {farm.url}services/agentfarm/\n"
             f"  benchmarks:       {farm.url}services/benchmark/\n"
+            f"  agents and tasks: {farm.url}services/agents/\n"
+            f"  an agent:         {AGENT}, whose token is in {farm.layout.agent_token}\n"
+            f"                    MCP at {farm.url}services/agents/mcp with `Authorization: Bearer` and that token\n"
             f"  command line:     agentfarm nodes list --runtime-dir {farm.layout.runtime}"
         )

@@ -64,6 +64,7 @@ class Layout:
         self.home = self.root / "home"
         self.logs = self.root / "logs"
         self.report = self.root / "report.html"
+        self.agent_token = self.root / "agent.token"
         self.state = self.root / "state"
         self.runtime = self.state / "runtime"
         self.data = self.state / "data"
@@ -113,6 +114,7 @@ class Layout:
         self.remove_state()
         shutil.rmtree(self.logs, ignore_errors=True)
         self.report.unlink(missing_ok=True)
+        self.agent_token.unlink(missing_ok=True)
         for folder in (self.cache, self.home, self.logs, self.state, self.data, self.ssh):
             folder.mkdir(mode=0o700, exist_ok=True)
         if len(os.fsencode(self.nodes)) <= _MAX_NODES_PATH:
@@ -129,6 +131,7 @@ class Layout:
 
     def remove_state(self) -> None:
         """Remove everything but home, cache, logs and report."""
+        self.agent_token.unlink(missing_ok=True)  # it is good for nothing any more
         if self.nodes.is_symlink():
             shutil.rmtree(self.nodes.resolve(), ignore_errors=True)
         shutil.rmtree(self.state, ignore_errors=True)

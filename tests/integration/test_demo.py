@@ -69,6 +69,8 @@ async def test_once(directory: Path) -> None:
         assert node in (directory / "report.html").read_text()
     assert _left(directory) == []
     assert not (directory / "state").exists()
+    assert "an agent:         scout, whose token is in " in err
+    assert not (directory / "agent.token").exists()
     assert "Traceback" not in err
 
 
