@@ -1,11 +1,7 @@
 """TaskBook: all tasks, every change of them, and who is told.
 
 Whatever changes a task goes through here: it is decided and written in one transaction (:mod:`.steps`), and when a
-method returns it is committed. Then those who follow are told, in the order of the commits::
-
-    topic           events, and what comes with them
-    a task's id     task: Task, change: Change, attempt: Attempt, progress: Progress, artifact: Artifact
-    "board"         change: (Task, Change), of all tasks
+method returns it is committed. Then those who follow are told (:mod:`.task_news`).
 
 `changed` is set after each of them: who waits for work clears it, looks, and waits again.
 """
@@ -14,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
@@ -22,21 +18,20 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 from traitlets import Integer
 from traitlets.config import LoggingConfigurable
 
+from ..errors import AgentFarmError
 from ..inventory.database import Database
-from ..services.followers import Followers
 from ..tasks import OwnedTasks
 from ..traitlets import ByteSize, Seconds
 from . import states, steps
 from .files import TaskFiles
 from .models import Artifact, Attempt, Change, Progress, Task, TaskError, TaskReason, TaskRequest, TaskState
+from .task_news import TaskNews
 from .task_store import TaskFilter, TaskStore
-from .task_tables import Tables, Told
+from .task_tables import Tables
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: The topic of those who follow all tasks.
-BOARD = "board"
 #: How often tasks are looked for that were kept long enough, in seconds.
 _FORGET_SECONDS = 3600.0
 
@@ -81,14 +76,14 @@ class TaskBook(LoggingConfigurable):
     ) -> None:
         super().__init__(**options)
         self.files = TaskFiles(directory, parent=self)
-        self.followers = Followers()
+        self._news = TaskNews()
+        self.followers = self._news.followers
         #: Set whenever something changed.
-        self.changed = asyncio.Event()
+        self.changed = self._news.changed
         #: Called with a task whose attempt is to end, for the reason in `task.ending`.
-        self.cancelled: list[Callable[[Task], None]] = []
-        self._store = TaskStore(database, self._tell, clock)
+        self.cancelled = self._news.cancelled
+        self._store = TaskStore(database, self._news.tell, clock)
         self._clock = clock
-        self._progress: dict[str, Progress] = {}
         self._owned = OwnedTasks(self.log)
 
     # ---- life ----
@@ -115,15 +110,22 @@ class TaskBook(LoggingConfigurable):
 
     async def _forget_by_and_by(self) -> None:
         while True:
-            await self.forget(self._clock() - self.keep)
+            try:
+                await self.forget(self._clock() - self.keep)
+            except AgentFarmError as exc:
+                self.log.warning("old tasks are forgotten later: %s", exc.message)
             await asyncio.sleep(_FORGET_SECONDS)
 
     async def forget(self, before: float) -> int:
         """Forget the tasks that ended before this time, with their files; return how many there were."""
-        forgotten = await self._store.forget(before)
-        for task_id in forgotten:
-            await self.files.forget(task_id)
-        return len(forgotten)
+        count = 0
+        while some := await self._store.old(before):
+            await self.files.mark(some)
+            forgotten = await self._store.forget(some)
+            for task_id in some:
+                await (self.files.forget(task_id) if task_id in forgotten else self.files.settle(task_id))
+            count += len(forgotten)
+        return count
 
     # ---- for those who ask ----
 
@@ -212,7 +214,7 @@ class TaskBook(LoggingConfigurable):
 
     def progress_of(self, task_id: str) -> Progress | None:
         """Return how far a task's attempt is; None where that is not known."""
-        return self._progress.get(task_id)
+        return self._news.progress.get(task_id)
 
     async def cancel(self, task_id: str, by: str) -> Task:
         """End a task, or ask for the end of its attempt when it executes.
@@ -300,9 +302,7 @@ class TaskBook(LoggingConfigurable):
 
     def progress(self, attempt: Attempt, cells_done: int, cells_total: int, current_cell: int | None = None) -> None:
         """Tell how far an attempt is; kept in memory only."""
-        progress = Progress(attempt.number, cells_done, cells_total, current_cell)
-        self._progress[attempt.task] = progress
-        self.followers.tell(attempt.task, "progress", progress)
+        self._news.tell_progress(attempt.task, Progress(attempt.number, cells_done, cells_total, current_cell))
 
     async def finish(
         self,
@@ -381,34 +381,5 @@ class TaskBook(LoggingConfigurable):
         most = steps.ArtifactLimits(self.max_artifacts, self.max_artifacts_bytes)
         await self._do(steps.add_artifact, attempt, artifact, most)
 
-    # ---- telling ----
-
     async def _do(self, step: Callable[Concatenate[Tables, P], T], *arguments: P.args, **options: P.kwargs) -> T:
         return await self._store.do(lambda tables: step(tables, *arguments, **options))
-
-    def _tell(self, told: Sequence[Told]) -> None:
-        """Tell those who follow, after the commit."""
-        for each in told:
-            self._tell_one(each)
-        self.changed.set()
-
-    def _tell_one(self, told: Told) -> None:
-        if told.attempt is not None:
-            self.followers.tell(told.attempt.task, "attempt", told.attempt)
-        if told.artifact is not None:
-            self.followers.tell(told.artifact.task, "artifact", told.artifact)
-        if told.task is None or told.change is None:
-            return
-        self.followers.tell(told.task.id, "change", told.change)
-        self.followers.tell(told.task.id, "task", told.task)
-        self.followers.tell(BOARD, "change", (told.task, told.change))
-        self._after_change(told.task)
-
-    def _after_change(self, task: Task) -> None:
-        if task.state != "executing":
-            self._progress.pop(task.id, None)
-        elif task.ending is not None:
-            for callback in list(self.cancelled):
-                callback(task)
-        if task.ended:
-            self.followers.finish(task.id)

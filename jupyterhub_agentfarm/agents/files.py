@@ -3,7 +3,7 @@
 ::
 
     agent-tasks/                     0700, files 0600
-        .incoming/                   files that are being written, and a mark for each submission that is not done yet
+        .incoming/                   files that are being written, and a mark for each task that is just coming or going
         TASK/notebook.ipynb          as it was submitted
         TASK/executed-N.ipynb        as attempt N has executed it so far
         TASK/attempt-N/PATH          what attempt N left in its artifacts folder
@@ -107,6 +107,11 @@ class TaskFiles(LoggingConfigurable):
         except NoSpace:
             await self.forget(task_id)
             raise
+
+    async def mark(self, ids: list[str]) -> None:
+        """Note that tasks are about to be forgotten: what a killed service leaves of them goes at the next start."""
+        for task_id in ids:
+            await asyncio.to_thread((self._incoming / task_id).touch, mode=0o600)
 
     async def settle(self, task_id: str) -> None:
         """Note that a task is known, so that its files stay."""

@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Callable
 
 from ..records import to_json
 from ..services.sse import Sent
-from .book import BOARD, TaskBook
+from .book import TaskBook
 from .models import Task
+from .task_news import BOARD
 
 
 async def task_events(book: TaskBook, task_id: str, after: int) -> AsyncGenerator[Sent, None]:

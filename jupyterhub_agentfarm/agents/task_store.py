@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..errors import InvalidField
+from ..errors import FarmUnavailable, InvalidField, NoSpace
 from ..inventory.database import Database
 from .models import FINAL_STATES, Artifact, Attempt, Change, Task, TaskState
 from .task_tables import (
@@ -136,7 +136,7 @@ class TaskStore:
         """Do steps in one transaction; when one of them fails, each in one of its own."""
         now = self._clock()
         try:
-            done = await self._database.run(lambda connection: [_done(connection, now, step) for step, _ in steps])
+            done = await self._run(lambda connection: [_done(connection, now, step) for step, _ in steps])
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is given to the caller whose step it was
             if len(steps) == 1:
                 _give(steps[0][1], exc)
@@ -157,25 +157,24 @@ class TaskStore:
         Fenced
             It is over.
         """
-        await self._database.run(lambda connection: Tables(connection, 0).current(attempt))
+        await self._run(lambda connection: Tables(connection, 0).current(attempt))
 
-    async def forget(self, before: float) -> list[str]:
-        """Forget tasks that ended before this time and that no other task still needs; return their ids."""
+    async def old(self, before: float) -> list[str]:
+        """Return the ids of some tasks that ended before this time and that no other task still needs."""
+        table = tasks_table.c
+        query = sa.select(table.id).where(*_forgettable(), table.changed_at < before)
+        return [row.id for row in await self._rows(query.order_by(table.number).limit(_FORGOTTEN))]
 
-        def _forget(connection: Connection) -> list[str]:
-            waiting, table = tasks_table.alias(), tasks_table.c
-            needed = sa.select(needs_table.c.needs).join(waiting, waiting.c.id == needs_table.c.task)
-            needed = needed.where(waiting.c.state.not_in(FINAL_STATES), needs_table.c.needs == table.id)
-            old = sa.select(table.id).where(table.state.in_(FINAL_STATES), table.changed_at < before, ~needed.exists())
-            ids = list(connection.execute(old.order_by(table.number).limit(_FORGOTTEN)).scalars())
-            connection.execute(tasks_table.delete().where(table.id.in_(ids)))
-            return ids
+    async def forget(self, ids: list[str]) -> set[str]:
+        """Forget those of some tasks that have ended, unless another task still needs them; return their ids."""
 
-        forgotten = some = await self._database.run(_forget)
-        while len(some) == _FORGOTTEN:
-            some = await self._database.run(_forget)
-            forgotten = forgotten + some
-        return forgotten
+        def _forget(connection: Connection) -> set[str]:
+            query = sa.select(tasks_table.c.id).where(tasks_table.c.id.in_(ids), *_forgettable()).with_for_update()
+            found = set(connection.execute(query).scalars())
+            connection.execute(tasks_table.delete().where(tasks_table.c.id.in_(found)))
+            return found
+
+        return await self._run(_forget)
 
     # ---- queries ----
 
@@ -267,8 +266,25 @@ class TaskStore:
             found.setdefault(agent, {})[state] = count
         return found
 
+    async def _run(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` returns, done in a transaction.
+
+        Raises
+        ------
+        NoSpace
+            The database's disk is full.
+        FarmUnavailable
+            The database does not answer, or not in time.
+        """
+        try:
+            return await self._database.run(work)
+        except sa.exc.OperationalError as exc:
+            if "full" in str(exc.orig):
+                raise NoSpace(f"the database of tasks cannot grow: {exc.orig}") from exc
+            raise FarmUnavailable(f"the database of tasks does not answer: {exc.orig}") from exc
+
     async def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
-        return await self._database.run(lambda connection: connection.execute(query).all())
+        return await self._run(lambda connection: connection.execute(query).all())
 
 
 def _done(connection: Connection, now: float, step: Callable[[Tables], T]) -> tuple[T, list[Told]]:
@@ -279,6 +295,14 @@ def _done(connection: Connection, now: float, step: Callable[[Tables], T]) -> tu
 def _give(future: asyncio.Future[Any], exc: Exception) -> None:
     if not future.done():
         future.set_exception(exc)
+
+
+def _forgettable() -> tuple[sa.ColumnElement[bool], ...]:
+    """Whether a task has ended, and no task that has not needs it."""
+    other = tasks_table.alias()
+    needed = sa.select(needs_table.c.needs).join(other, other.c.id == needs_table.c.task)
+    needed = needed.where(other.c.state.not_in(FINAL_STATES), needs_table.c.needs == tasks_table.c.id)
+    return tasks_table.c.state.in_(FINAL_STATES), ~needed.exists()
 
 
 def _conditions(wanted: TaskFilter) -> list[sa.ColumnElement[bool]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from task_books import NOTEBOOK, Clock, World, opened
 
 from jupyterhub_agentfarm.agents import steps
@@ -163,6 +163,17 @@ async def test_tasks_are_forgotten_with_their_files(world: World) -> None:
     assert await world.book.forget(world.clock.now - 1) == 2
 
 
+async def test_forgetting_that_was_cut_off_is_finished_at_the_next_start(database_url: str, tmp_path: Path) -> None:
+    """A task that is out of the database has no files after it; one that is still in it keeps them."""
+    async with opened(database_url, tmp_path) as world:
+        gone, kept = await world.ended("completed"), await world.ended("completed")
+        await world.book.files.mark([gone.id, kept.id])
+        await world.book._store.forget([gone.id])
+    async with opened(database_url, tmp_path) as world:
+        assert not (tmp_path / "agent-tasks" / gone.id).exists()
+        assert await world.book.files.notebook(kept.id) == NOTEBOOK
+
+
 async def test_fences_grow_after_tasks_were_forgotten(world: World) -> None:
     """A token is never used again, though the attempt that had it is gone."""
     _, attempt = await world.executing()
@@ -215,14 +226,31 @@ async def test_an_attempt_may_leave_so_much(world: World) -> None:
     assert [(each.path, each.size_bytes) for each in await world.book.artifacts(task.id)] == [("a", 6), ("b", 0)]
 
 
-async def test_a_database_that_fails_leaves_no_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The submission fails with the database's own error, and its notebook is gone."""
+async def test_a_database_that_cannot_grow_leaves_no_file(tmp_path: Path) -> None:
+    """The submission fails with the database's own words, its notebook is gone, and the tasks that are there stay."""
+    async with opened(f"sqlite:///{tmp_path / 'agents.sqlite'}", tmp_path) as world:
+        first = await world.submit()
+
+        def bound(connection: Connection) -> None:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+        await world.book._store._database.run(bound)
+        with pytest.raises(NoSpace, match="database or disk is full"):
+            await world.submit(parameters={"a": "x" * 100_000})
+        assert (await world.book.task(first.id)).state == "available"
+        folders = {entry.name for entry in (tmp_path / "agent-tasks").iterdir()}
+        assert folders == {".incoming", first.id}
+
+
+async def test_a_step_that_fails_unforeseen_leaves_no_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in the middle of a submission is the caller's, and its notebook is gone."""
 
     def fails(*_arguments: object) -> None:
-        raise sa.exc.OperationalError("insert", {}, Exception("database or disk is full"))
+        raise ZeroDivisionError
 
     monkeypatch.setattr(steps, "submit", fails)
-    with pytest.raises(sa.exc.OperationalError):
+    with pytest.raises(ZeroDivisionError):
         await world.submit()
     assert [entry.name for entry in (world.folder / "agent-tasks").iterdir()] == [".incoming"]
 
