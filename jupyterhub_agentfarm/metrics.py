@@ -28,7 +28,17 @@ EXIT_CAUSES = ("exited", "signal", "oom", "stopped", "drained", "node_down", "no
 #: "limited": it had been started again too often; "failed": the Hub refused the new start.
 RESTART_OUTCOMES = ("started", "failed", "limited")
 RUN_OUTCOMES = ("completed", "failed", "cancelled", "interrupted")
-#: Upper bounds of the histogram of case durations.
+TASK_STATES = ("scheduled", "available", "executing", "retryable", "completed", "cancelled", "discarded")
+#: States that a task does not leave by itself.
+TASK_ENDS = ("completed", "cancelled", "discarded")
+AGENT_STATES = ("active", "suspended", "retired")
+#: Why attempts end: the reasons of `agents.models` that an attempt can have.
+ATTEMPT_OUTCOMES = (
+    "completed", "cancelled", "node_lost", "server_lost", "start_failed", "kernel_died", "output_lost", "quota",
+    "internal", "cell_error", "cell_timeout", "run_timeout", "invalid_notebook", "kernel_not_found", "refused",
+    "agent_suspended", "agent_retired",
+)  # fmt: skip
+#: Upper bounds of the histograms of durations.
 DURATION_BUCKETS_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 
 #: A node's further GPUs and mountpoints are left out: the number of series stays bounded.
@@ -65,6 +75,11 @@ def _hub(name: str, text: str, labels: tuple[str, ...] = (), unit: str = "") -> 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], scope: Scope) -> Metric:
     return Metric(f"agentfarm_{name}", "counter", text, labels, scope=scope, outlives_node=True)
+
+
+def _histogram(name: str, text: str, labels: tuple[str, ...] = ()) -> Metric:
+    full = f"agentfarm_{name}_seconds"
+    return Metric(full, "histogram", text, labels, "seconds", scope="hub", outlives_node=True)
 
 
 _GPU_INFO_LABELS = ("gpu", "uuid", "name", "driver_version", "simulated")
@@ -121,15 +136,13 @@ _DEFINED = (
     _counter("tasks_finished_total", "Units of work that ended on the node.", ("node", "outcome"), "node"),
     _counter("benchmark_cases_total", "Benchmark cases that ended on the node.", _CASE_LABELS, "node"),
     _counter("benchmark_runs_total", "Benchmark runs that ended.", ("suite", "outcome"), "hub"),
-    Metric(
-        "agentfarm_benchmark_case_duration_seconds",
-        "histogram",
-        "How long a case that succeeded took on a node.",
-        ("suite", "case"),
-        "seconds",
-        scope="hub",
-        outlives_node=True,
-    ),
+    _histogram("benchmark_case_duration", "How long a case that succeeded took on a node.", ("suite", "case")),
+    # ---- agents and their tasks ----
+    _hub("agents", "Agents in a state.", ("state",)),
+    _hub("tasks", "Tasks of agents in a state.", ("state",)),
+    _counter("task_attempts_total", "Attempts of tasks that ended, by how.", ("outcome",), "hub"),
+    _histogram("task_wait", "How long a task that could be executed waited for its attempt to begin."),
+    _histogram("task_duration", "How long a task took from its first attempt to its end.", ("outcome",)),
 )
 
 #: All definitions by name, in the order in which they are shown.
@@ -170,3 +183,41 @@ def head_lines(metric: Metric) -> str:
     r"""Return the ``# HELP`` and ``# TYPE`` lines of a metric, each with its line feed."""
     text = metric.help.replace("\\", "\\\\").replace("\n", "\\n")
     return f"# HELP {metric.name} {text}\n# TYPE {metric.name} {metric.type}\n"
+
+
+class Histogram:
+    """Durations of one series.
+
+    Parameters
+    ----------
+    name
+        A histogram of :data:`METRICS`.
+    labels
+        Exactly the labels of its definition.
+    """
+
+    def __init__(self, name: str, labels: Mapping[str, str] | None = None) -> None:
+        self._name, self._labels = name, dict(labels or {})
+        self._buckets = [0] * len(DURATION_BUCKETS_SECONDS)
+        self._count = 0
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count a duration."""
+        self._count += 1
+        self._sum += seconds
+        for index, bound in enumerate(DURATION_BUCKETS_SECONDS):
+            self._buckets[index] += seconds <= bound
+
+    def lines(self) -> list[str]:
+        """Return the series' lines, each without its line feed."""
+        bounds = [*map(format_value, DURATION_BUCKETS_SECONDS), "+Inf"]
+        counts = [*self._buckets, self._count]
+        return [
+            *(
+                sample_line(self._name, {**self._labels, "le": bound}, count, "_bucket")
+                for bound, count in zip(bounds, counts, strict=True)
+            ),
+            sample_line(self._name, self._labels, self._sum, "_sum"),
+            sample_line(self._name, self._labels, self._count, "_count"),
+        ]

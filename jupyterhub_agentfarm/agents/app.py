@@ -14,7 +14,7 @@ from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
 from ..services.app import ServiceApp
 from ..services.hub import HubClient
-from . import agent_handlers, mcp_server, pages, task_handlers
+from . import agent_handlers, mcp_server, metrics, pages, task_handlers
 from .agent_store import AgentStore
 from .agent_views import AgentViews
 from .api import description
@@ -25,6 +25,7 @@ from .farm_news import FarmNews
 from .files import TaskFiles
 from .hub_users import HubUsers
 from .limits import FarmLimits
+from .metrics import TaskMetrics
 from .observers import FarmObservers
 from .registry import Registry
 from .rendering import Renderer
@@ -75,11 +76,12 @@ class AgentsApp(ServiceApp):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._opened: list[Any] = []
+        self.metrics = TaskMetrics()
         self._hub_auth: HubOAuth | None = None
 
     def handlers(self) -> list[tuple[Any, ...]]:
         """Return pages and API."""
-        return [*pages.ROUTES, *agent_handlers.ROUTES, *task_handlers.ROUTES, *mcp_server.ROUTES]
+        return [*pages.ROUTES, *agent_handlers.ROUTES, *task_handlers.ROUTES, *mcp_server.ROUTES, *metrics.ROUTES]
 
     def openapi(self) -> dict[str, Any]:
         """Return the description of the API in OpenAPI 3.1."""
@@ -131,6 +133,7 @@ class AgentsApp(ServiceApp):
         self.dispatcher = self._own(
             Dispatcher(self.book, self.registry, self.carriers, self.farm, self.news, parent=self)
         )
+        self.dispatcher.observers.append(self.metrics)
         await self.dispatcher.open()
 
     def hub_auth(self) -> HubOAuth:

@@ -89,8 +89,8 @@ class Carrier:
         if not self._ending.done():
             self._ending.set_result(reason)
 
-    async def carry(self) -> Task | None:
-        """Carry the attempt to its end; return its task, or None when the attempt was over already."""
+    async def carry(self) -> tuple[Task, TaskReason] | None:
+        """Carry the attempt to its end; return its task and its outcome, or None when it was over already."""
         try:
             outcome = await self._outcome()
             task = await self._finish(outcome)
@@ -100,7 +100,7 @@ class Carrier:
             return None
         self._leave(outcome)
         log.info("%s", LogLine("attempt ended", **self._about(), outcome=outcome.reason, detail=outcome.detail))
-        return task
+        return task, outcome.reason
 
     def _about(self) -> dict[str, object]:
         attempt = self.attempt

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from traitlets import Integer
@@ -31,7 +31,7 @@ from .carrier import Carried, Carrier
 from .carriers import Carriers
 from .choice import Asked, Bounds, Chooser, Standing, needs_of
 from .farm_news import FarmNews
-from .models import Agent, Attempt, Task
+from .models import Agent, Attempt, Task, TaskReason
 from .room import Room
 
 #: So many tasks are looked at, about; of each agent at least so many.
@@ -51,7 +51,14 @@ class Agents(Protocol):
         """Whether an agent may have tasks executed."""
 
 
-Counted = Callable[[Task, Attempt | None], None]
+class Observer(Protocol):
+    """Who is told of attempts."""
+
+    def began(self, task: Task, attempt: Attempt) -> None:
+        """Take an attempt that begins."""
+
+    def ended(self, task: Task, outcome: TaskReason) -> None:
+        """Take how an attempt ended, and its task as it is then."""
 
 
 class Dispatcher(LoggingConfigurable):
@@ -94,8 +101,8 @@ class Dispatcher(LoggingConfigurable):
         self._ended: dict[str, Task] = {}
         self._kernels: dict[str, str] = {}
         self._owned = OwnedTasks(self.log)
-        #: Called with a task when an attempt of it begins, and with None for the attempt when one has ended.
-        self.counted: list[Counted] = []
+        #: Who is told of attempts.
+        self.observers: list[Observer] = []
 
     # ---- life ----
 
@@ -186,8 +193,8 @@ class Dispatcher(LoggingConfigurable):
             self._carriers.warm.take(task.agent, asked.warm)
         self._kernels.setdefault(task.id, "")
         await self._carry(task, attempt)
-        for callback in self.counted:
-            callback(task, attempt)
+        for observer in self.observers:
+            observer.began(task, attempt)
         return True
 
     async def _carry(self, task: Task, attempt: Attempt) -> None:
@@ -201,13 +208,13 @@ class Dispatcher(LoggingConfigurable):
 
     async def _carried(self, carrier: Carrier) -> None:
         try:
-            task = await carrier.carry()
+            ended = await carrier.carry()
         finally:
             del self._going[carrier.task.id]
             self._news.changed.set()
-        if task is not None:
-            for callback in self.counted:
-                callback(task, None)
+        if ended is not None:
+            for observer in self.observers:
+                observer.ended(*ended)
 
     # ---- what is known ----
 

@@ -13,12 +13,12 @@ is everything. A series is in exactly one of the first three, so that scraping t
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .. import metrics
-from ..metrics import METRICS, head_lines, sample_line
+from ..metrics import METRICS, Histogram, head_lines, sample_line
 from .models import BenchmarkRun, CaseResult
 
 SETS = ("hub", *metrics.NODE_ROLES, "all")
@@ -131,34 +131,6 @@ def _gpus_readable(telemetry: Mapping[str, Any] | None) -> bool:
     return telemetry is not None and telemetry["gpu_health"] not in ("hanging", "failed")
 
 
-class _Durations:
-    """The histogram of one case."""
-
-    def __init__(self) -> None:
-        self._buckets = [0] * len(metrics.DURATION_BUCKETS_SECONDS)
-        self._count = 0
-        self._sum = 0.0
-
-    def add(self, seconds: float) -> None:
-        self._count += 1
-        self._sum += seconds
-        for index, bound in enumerate(metrics.DURATION_BUCKETS_SECONDS):
-            self._buckets[index] += seconds <= bound
-
-    def lines(self, suite: str, case: str) -> list[str]:
-        name, labels = "agentfarm_benchmark_case_duration_seconds", {"suite": suite, "case": case}
-        bounds = [*map(metrics.format_value, metrics.DURATION_BUCKETS_SECONDS), "+Inf"]
-        counts = [*self._buckets, self._count]
-        return [
-            *(
-                sample_line(name, {**labels, "le": bound}, count, "_bucket")
-                for bound, count in zip(bounds, counts, strict=True)
-            ),
-            sample_line(name, labels, self._sum, "_sum"),
-            sample_line(name, labels, self._count, "_count"),
-        ]
-
-
 class BenchmarkCounters:
     """What runs have come to, since the first one ever: it starts from the store."""
 
@@ -167,7 +139,7 @@ class BenchmarkCounters:
         self._tasks: Counter[tuple[str, str]] = Counter()
         self._runs: Counter[tuple[str, str]] = Counter()
         self._made: dict[str, Lines] = {}
-        self._durations: defaultdict[tuple[str, str], _Durations] = defaultdict(_Durations)
+        self._durations: dict[tuple[str, str], Histogram] = {}
 
     def count_case(self, run: BenchmarkRun, result: CaseResult) -> None:
         """Count one result."""
@@ -176,7 +148,9 @@ class BenchmarkCounters:
         if result.outcome in metrics.TASK_OUTCOMES:
             self._tasks[result.node, result.outcome] += 1
         if result.outcome == "succeeded" and result.duration_seconds is not None:
-            self._durations[run.suite, result.case].add(result.duration_seconds)
+            labels = {"suite": run.suite, "case": result.case}
+            made = Histogram("agentfarm_benchmark_case_duration_seconds", labels)
+            self._durations.setdefault((run.suite, result.case), made).add(result.duration_seconds)
 
     def count_run(self, run: BenchmarkRun) -> None:
         """Count one run that ended."""
@@ -215,7 +189,7 @@ class BenchmarkCounters:
             for suite in known
             for outcome in metrics.RUN_OUTCOMES
         ]
-        histogram = [line for key in sorted(self._durations) for line in self._durations[key].lines(*key)]
+        histogram = [line for key in sorted(self._durations) for line in self._durations[key].lines()]
         return {name: runs, "agentfarm_benchmark_case_duration_seconds": histogram}
 
 
