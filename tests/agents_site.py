@@ -1,4 +1,4 @@
-"""The agents service without Hub and controller: its pages, its API, its registry and its book of tasks are the real ones.
+"""The agents service without Hub and controller; its pages, its API, its registry and its book of tasks are real.
 
 Agents are put into the database before it opens, and tasks into its book; nothing executes them but the test.
 """
@@ -56,6 +56,12 @@ class AgentsSite(AgentsApp):
         self.first = agents
         self.farm = Farm()
         self.url = ""
+        #: Paths of all requests.
+        self.asked: list[str] = []
+
+    def log_request(self, handler: Any) -> None:
+        """Keep what was asked for."""
+        self.asked.append(handler.request.path)
 
     @property
     def token(self) -> str:

@@ -114,7 +114,7 @@ def body(text: str) -> str:
 
     notebook = nbformat.reads(text, as_version=4)
     _prepare(notebook)
-    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)
+    exporter = HTMLExporter(template_name="basic")
     made, _ = exporter.from_notebook_node(notebook)
     return str(made)
 

@@ -22,7 +22,7 @@ from .notebook_html import DOCUMENT, LENGTH
 #: Longer notebooks are not rendered, but may be downloaded.
 MAX_NOTEBOOK_BYTES = 64 * 2**20
 #: Deadline for one notebook, the start of the child included.
-RENDER_SECONDS = 20.0
+RENDER_SECONDS = 30.0
 #: After this long without work the child ends.
 IDLE_SECONDS = 120.0
 #: Documents that are kept, in bytes of all together.

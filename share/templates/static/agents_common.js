@@ -160,9 +160,9 @@ function showToken(token) {
   $("token-copy").onclick = () => copyText($("token-copy"), token.token);
   $("token-use").replaceChildren(
     el("p", { class: "small" }, "Keep it where the agent's other secrets are, and give it to the agent as a variable:"),
-    copyable(`export AGENTFARM_AGENT_TOKEN='${token.token}'`),
+    copyable(`export JUPYTERHUB_API_TOKEN='${token.token}'`),
     el("p", { class: "small" }, "It goes into the Authorization header of every request, as in"),
-    copyable(`curl -H "Authorization: Bearer $AGENTFARM_AGENT_TOKEN" ${url}api/v1/tasks`),
+    copyable(`curl -H "Authorization: Bearer $JUPYTERHUB_API_TOKEN" ${url}api/v1/tasks`),
     el("p", { class: "small" }, "For MCP, REST, the command line and VS Code see ", el("a", { href: `${agentUrl(token.agent)}#connect` }, `how ${token.agent} connects`), "."));
   dialog.addEventListener("close", () => { $("token-value").value = ""; $("token-use").replaceChildren(); }, { once: true });
   $("token-title").textContent = `The token of ${token.agent}`;

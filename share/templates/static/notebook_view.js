@@ -25,7 +25,7 @@ function notebookView(place) {
   }
 
   function links(event) {
-    const link = event.target instanceof Object && event.target.closest ? event.target.closest("a[href]") : null;
+    const link = Element.prototype.closest.call(event.target, "a[href]");
     if (!link) return;
     event.preventDefault(); // in the frame it would lead to a page that refuses to be framed
     const raw = link.getAttribute("href");
