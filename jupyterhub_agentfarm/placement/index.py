@@ -16,6 +16,7 @@ from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 from ..models import PlacementRequest
 from .filters import Limits, disk, eligible, gpus, kernel, labels, telemetry
@@ -40,22 +41,72 @@ class Group:
         #: What `asked` came to, by what was asked of GPUs; groups with the same GPUs and other labels share it.
         self._answers = answers
 
-    def asked(self, request: PlacementRequest, weighing: Weighing) -> float | None:
-        """Return the part of the score that the request gives these nodes; None: these nodes refuse it."""
+    def open_to(self, request: PlacementRequest) -> bool:
+        """Whether labels and kernels let the request in; groups whose first part of the key is equal say the same."""
         options, example = request.options, self.ranked[0][2].view
         if options.labels and labels(example, request, NO_LIMITS) is not None:
-            return None
-        if options.kernel and kernel(example, request, NO_LIMITS) is not None:
-            return None
-        key = (options.gpus, options.gpu_model, options.gpu_memory_bytes)
+            return False
+        return not options.kernel or kernel(example, request, NO_LIMITS) is None
+
+    def asked(self, request: PlacementRequest, key: Hashable, weighing: Weighing) -> float | None:
+        """Return the part of the score that the request gives these nodes; None: their GPUs refuse it.
+
+        Parameters
+        ----------
+        request
+            Any of those with this `key`.
+        key
+            See :func:`gpus_wanted`.
+        weighing
+            The scorers.
+        """
         try:
             return self._answers[key]
         except KeyError:
             if len(self._answers) >= MAX_ANSWERS:
                 self._answers.clear()
+            example = self.ranked[0][2].view
             refused = gpus(example, request, NO_LIMITS) is not None
             answer = self._answers[key] = None if refused else weighing.asked(example, request)
             return answer
+
+
+def gpus_wanted(request: PlacementRequest) -> Hashable:
+    """Return all of a request that the filter and the scorer of GPUs look at."""
+    options = request.options
+    return options.gpus, options.gpu_model, options.gpu_memory_bytes
+
+
+class Snapshot:
+    """The nodes of an index as they were at one moment, at no cost until one of them changes.
+
+    Parameters
+    ----------
+    entries
+        The index's nodes, which go on changing; the index says what a node was before it does.
+    """
+
+    __slots__ = ("__weakref__", "_before", "_entries")
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self._entries = entries
+        #: What the nodes that changed since were; None: they were not there.
+        self._before: dict[str, NodeView | None] = {}
+
+    def note(self, name: str, before: Entry | None) -> None:
+        """Keep what a node was, unless it changed earlier already."""
+        self._before.setdefault(name, None if before is None else before.view)
+
+    def views(self) -> Iterator[NodeView]:
+        """Return every node as it was."""
+        before = self._before
+        for name, entry in self._entries.items():
+            view = before.get(name) if name in before else entry.view
+            if view is not None:
+                yield view
+        for name, view in before.items():
+            if view is not None and name not in self._entries:
+                yield view
 
 
 @dataclass(slots=True)
@@ -84,15 +135,18 @@ class NodeIndex:
     #: Grows with every change.
     load_version: int = 0
     entries: dict[str, Entry] = field(default_factory=dict)
-    groups: dict[Hashable, Group] = field(default_factory=dict)
+    #: By what labels and kernels look at, and what GPUs do; see `_group_key`.
+    groups: dict[tuple[Hashable, Hashable], Group] = field(default_factory=dict)
     _answers: dict[Hashable, dict[Hashable, float | None]] = field(default_factory=dict)
     _expiries: list[tuple[float, str]] = field(default_factory=list)
+    _snapshots: WeakSet[Snapshot] = field(default_factory=WeakSet)
 
     def put(self, view: NodeView, fresh_until: float = float("inf")) -> None:
         """Add a node or replace what is known of it."""
         name = view.node.name
         entry = Entry(view, _facts(view, self.limits), fresh_until=fresh_until)
         before = self.entries.get(name)
+        self._changes(name, before)
         if before is not None:
             self._ungroup(name, before)
         self.entries[name] = entry
@@ -107,8 +161,10 @@ class NodeIndex:
 
     def remove(self, name: str) -> None:
         """Forget a node."""
-        entry = self.entries.pop(name, None)
+        entry = self.entries.get(name)
         if entry is not None:
+            self._changes(name, entry)
+            del self.entries[name]
             self._ungroup(name, entry)
             self.version += 1
             self.load_version += 1
@@ -125,6 +181,16 @@ class NodeIndex:
         """Return every node."""
         return (entry.view for entry in self.entries.values())
 
+    def snapshot(self) -> Snapshot:
+        """Return the nodes as they are now."""
+        made = Snapshot(self.entries)
+        self._snapshots.add(made)
+        return made
+
+    def _changes(self, name: str, before: Entry | None) -> None:
+        for snapshot in self._snapshots:
+            snapshot.note(name, before)
+
     def _group(self, key: tuple[Hashable, Hashable]) -> Group:
         group = self.groups.get(key)
         if group is None:
@@ -134,7 +200,9 @@ class NodeIndex:
         return group
 
     def _ungroup(self, name: str, entry: Entry) -> None:
-        group = self.groups.get(entry.key) if entry.key is not None else None
+        if entry.key is None:
+            return
+        group = self.groups.get(entry.key)
         if group is not None:
             del group.ranked[bisect_left(group.ranked, (-entry.own, name), key=_rank)]
             if not group.ranked:

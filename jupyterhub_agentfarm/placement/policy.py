@@ -211,8 +211,11 @@ class PlacementPolicy(LoggingConfigurable):
         if not index.weighing.indexable:
             return self.decide(request, map(holds.over, index.views()), limits)
         best = Search(index, request, limits, holds).best()
-        views = [holds.over(view) for view in index.views()] if holds else list(index.views())
-        return Decision(request, time.time(), best, lambda: sift(request, views, limits, index.weighing))
+        if holds:  # which go on changing, too
+            views = [holds.over(view) for view in index.views()]
+            return Decision(request, time.time(), best, lambda: sift(request, views, limits, index.weighing))
+        nodes = index.snapshot()
+        return Decision(request, time.time(), best, lambda: sift(request, nodes.views(), limits, index.weighing))
 
     def index(self) -> NodeIndex:
         """Return an empty index for this configuration."""

@@ -8,9 +8,12 @@ held for earlier requests only lowers a score, so the bounds hold with it too.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from heapq import heapify, heappop
+
 from ..models import PlacementRequest
 from .filters import Limits, quota, refusal
-from .index import Group, NodeIndex
+from .index import Group, NodeIndex, gpus_wanted
 from .line import Holds
 from .view import NodeView
 
@@ -52,16 +55,26 @@ class Search:
         return quota(example, self._request, self._limits) is not None
 
     def _visit_groups(self) -> None:
-        weighing = self._index.weighing
-        bounds: list[tuple[float, int, float, Group]] = []
-        for number, group in enumerate(self._index.groups.values()):
-            asked = group.asked(self._request, weighing)
-            if asked is not None:
-                bounds.append((-weighing.whole(-group.ranked[0][0], asked), number, asked, group))
-        for bound, _, asked, group in sorted(bounds):
+        bounds = self._bounds()
+        heapify(bounds)  # mostly the first is the last that is visited
+        while bounds:
+            bound, _, asked, group = heappop(bounds)
             if self._found is not None and bound > self._found[0][0]:
                 return
             self._visit(group, asked)
+
+    def _bounds(self) -> list[tuple[float, int, float, Group]]:
+        """Return the groups that may take the request, and the best that any of their nodes can be."""
+        request, weighing, wanted = self._request, self._index.weighing, gpus_wanted(self._request)
+        places: dict[Hashable, bool] = {}
+        bounds = []
+        for number, ((place, _), group) in enumerate(self._index.groups.items()):
+            if place not in places:
+                places[place] = group.open_to(request)
+            asked = group.asked(request, wanted, weighing) if places[place] else None
+            if asked is not None:
+                bounds.append((-weighing.whole(-group.ranked[0][0], asked), number, asked, group))
+        return bounds
 
     def _visit(self, group: Group, asked: float) -> None:
         whole, cpus, memory_bytes = self._index.weighing.whole, self._request.cpus, self._request.memory_bytes

@@ -94,14 +94,9 @@ def said(decision: Decision) -> tuple[Any, ...]:
     return decision.node, decision.gpus, why, decision.later, decision.refusals, decision.refused_with
 
 
-@settings(max_examples=500, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_the_index_finds_what_the_full_pipeline_finds(seed: int) -> None:
-    """After any changes, for any request and holds: same node, same GPUs, same explanation and refusals."""
-    source = Random(seed)  # noqa: S311 - drawn evenly: most farms must have several nodes that fit, which shrinking would avoid
-    policy = PlacementPolicy(weights={name: source.choice((0, 0.3, 1, 5)) for name in source.sample(WEIGHTS, 2)})
-    index, known = policy.index(), dict[str, NodeView]()
-    for _ in range(source.randint(1, 30)):
+def change(source: Random, times: int, index: NodeIndex, known: dict[str, NodeView]) -> None:
+    """Let nodes come, change and go, in the index and in what is known."""
+    for _ in range(times):
         name = source.choice(NAMES)
         if name in known and source.random() < 0.2:
             del known[name]
@@ -109,6 +104,16 @@ def test_the_index_finds_what_the_full_pipeline_finds(seed: int) -> None:
         else:
             known[name] = any_node(source, name)
             index.put(known[name])
+
+
+@settings(max_examples=500, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_the_index_finds_what_the_full_pipeline_finds(seed: int) -> None:
+    """After any changes, for any request and holds: same node, same GPUs, same explanation and refusals."""
+    source = Random(seed)  # noqa: S311 - drawn evenly: most farms must have several nodes that fit, which shrinking would avoid
+    policy = PlacementPolicy(weights={name: source.choice((0, 0.3, 1, 5)) for name in source.sample(WEIGHTS, 2)})
+    index, known = policy.index(), dict[str, NodeView]()
+    change(source, source.randint(1, 30), index, known)
     holds = Holds()
     for _ in range(source.choice((0, 0, 1, 2))):
         holds.hold(any_request(source), [each for each in known.values() if source.random() < 0.5])
@@ -154,6 +159,24 @@ def test_explanation_is_of_the_moment_of_the_choice() -> None:
     index.put(view("a", fresh=False))
     index.remove("b")
     assert (decision.why.chosen, decision.why.considered, decision.why.refusals) == ("a", 2, {})
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_whatever_changes_an_explanation_is_of_its_moment(seed: int) -> None:
+    """Decisions that are read late say what the full pipeline said when they were made, each of its own moment."""
+    source = Random(seed)  # noqa: S311 - drawn evenly, as above
+    policy = PlacementPolicy()
+    index, known, made = policy.index(), dict[str, NodeView](), []
+    for _ in range(4):
+        change(source, source.randint(0, 10), index, known)
+        wanted = any_request(source)
+        made.append(
+            (policy.choose(wanted, index, Limits(), Holds()), policy.decide(wanted, [*known.values()], Limits()))
+        )
+    change(source, 10, index, known)
+    for chosen, full in made:
+        assert said(chosen) == said(full)
 
 
 def test_another_packages_scorer_is_asked_about_every_node() -> None:
