@@ -145,7 +145,7 @@ async def test_what_waits_for_a_gpu_does_not_clog(site: TasksHub, tmp_path: Path
     for task in held:
         await site.running(task)
     await site.register("wanting")
-    waiting = [await site.submit("wanting", "1", options={"gpus": 1}) for _ in range(4)]
+    waiting = [await site.submit("wanting", "1", options={"gpus": 1}) for _ in range(3)]
 
     async def in_line() -> bool:
         return len(await site.hub.farm.queue()) >= 1

@@ -1,0 +1,347 @@
+"""What is known of an attempt's server and its end: losses, outcomes, servers that wait, what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from agents_site import make_agent
+from node_records import node, request
+from prometheus_client.parser import text_string_to_metric_families
+from waiting import eventually
+
+from jupyterhub_agentfarm.agents.farm_news import FarmNews
+from jupyterhub_agentfarm.agents.loss import LossWatch, Patience
+from jupyterhub_agentfarm.agents.metrics import TaskMetrics
+from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskRequest
+from jupyterhub_agentfarm.agents.outcomes import REASONS, outcome_of, refused_run
+from jupyterhub_agentfarm.agents.servers import StartFailed, TaskServers, compact
+from jupyterhub_agentfarm.agents.states import OUTCOMES
+from jupyterhub_agentfarm.agents.warm import WarmServers
+from jupyterhub_agentfarm.controller.views import node_view
+from jupyterhub_agentfarm.errors import HubApiError
+from jupyterhub_agentfarm.metrics import AGENT_STATES, ATTEMPT_OUTCOMES, TASK_ENDS, TASK_STATES
+from jupyterhub_agentfarm.models import Lease, UserOptions
+from jupyterhub_agentfarm.records import to_json
+from jupyterhub_agentfarm.runs.client import RunRefused
+from jupyterhub_agentfarm.runs.models import CellError, Run
+
+LEASE = Lease("1" * 32, "bot", "task-1", "running", 1, request("bot", "task-1"), 0.0, "n1")
+
+
+class Clock:
+    """A clock that stands still."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+class Known:
+    """Farm and Hub as one server's attempt sees them."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.news = FarmNews(self.clock)
+        self.nodes: dict[str, Any] = {}
+        self.leases: dict[str, Any] = {}
+        self.current = True
+        self.answer: Any = {"ready": True, "pending": None}
+        self.tell_node()
+        self.tell_lease()
+
+    def tell_node(self, **changes: Any) -> None:
+        """Tell of the node as the controller does."""
+        self.nodes["n1"] = node_view(node("n1", **changes), (), lambda _: True)
+        self.news.update_node(self.nodes["n1"])
+
+    def tell_lease(self, **changes: Any) -> None:
+        """Tell of the server's lease as the controller does."""
+        lease = to_json(replace(LEASE, **changes))
+        self.leases = {} if lease["state"] == "released" else {lease["id"]: lease}
+        self.news.update_lease(lease)
+
+    async def model(self, agent: str, name: str) -> Any:
+        """Return what the Hub says."""
+        assert (agent, name) == ("bot", "task-1")
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def watch(self) -> LossWatch:
+        """Return who judges the server."""
+        return LossWatch(("bot", "task-1"), self, self.news, self, Patience(3, 600))
+
+
+async def test_a_silent_server_on_a_node_that_is_well_is_waited_for() -> None:
+    """Nobody knows of anything wrong: the attempt goes on, until the patience is over."""
+    known = Known()
+    assert known.watch().node() == "n1"
+    assert await known.watch().verdict(500) is None
+    lost = await known.watch().verdict(601)
+    assert lost is not None
+    assert lost.reason == "server_lost"
+
+
+async def test_an_unreachable_node_needs_both_silences() -> None:
+    """The server and its node are silent for the grace each; a node seen as unreachable a moment ago does not do."""
+    known = Known()
+    known.tell_node(state="unreachable", detail="timed out")
+    assert await known.watch().verdict(60) is None
+    known.clock.now += 3
+    assert await known.watch().verdict(1) is None
+    lost = await known.watch().verdict(3)
+    assert lost is not None
+    assert (lost.reason, "timed out" in lost.detail) == ("node_lost", True)
+    known.news.reset([known.nodes["n1"]], [])
+    assert known.news.away_seconds("n1") == 0, "after a gap in the events the time begins anew"
+    known.tell_node()
+    assert known.news.away_seconds("n1") == 0
+
+
+async def test_nodes_that_are_down_or_removed() -> None:
+    """These are lost at once."""
+    known = Known()
+    known.tell_node(state="down", detail="no answer for 60 s")
+    lost = await known.watch().verdict(0.1)
+    assert lost is not None
+    assert (lost.reason, "no answer" in lost.detail) == ("node_lost", True)
+    known.nodes.clear()
+    assert (await known.watch().verdict(0.1)) is not None
+
+
+@pytest.mark.parametrize(("end", "reason"), [("oom", "server_lost"), ("node_down", "node_lost"), (None, "server_lost")])
+async def test_a_lease_that_ended_says_why(end: Any, reason: str) -> None:
+    """How the server's lease ended is the attempt's detail, and whether the node was at fault its reason."""
+    known = Known()
+    known.tell_lease(state="released", end=end, detail="it ran out of memory")
+    lost = await known.watch().verdict(0.1)
+    assert lost is not None
+    assert (lost.reason, "out of memory" in lost.detail) == (reason, True)
+    known.tell_lease(state="granted")
+    assert await known.watch().verdict(0.1) is None, "a new lease of that name is another one"
+
+
+async def test_what_the_hub_says() -> None:
+    """A server that the Hub has no more is lost; a Hub that does not answer proves nothing; nor one that checks."""
+    known = Known()
+    for answer in (HubApiError("GET", "/users/bot", 0, "away"), {"ready": False, "pending": "check"}):
+        known.answer = answer
+        assert await known.watch().verdict(5) is None
+    for answer in (None, {"ready": False, "pending": None}):
+        known.answer = answer
+        lost = await known.watch().verdict(5)
+        assert lost is not None
+        assert lost.reason == "server_lost"
+
+
+async def test_a_controller_that_is_away_proves_nothing() -> None:
+    """An old state of the farm is not believed."""
+    known = Known()
+    known.tell_node(state="down")
+    known.current = False
+    assert await known.watch().verdict(60) is None
+
+
+def test_ends_are_forgotten_in_their_order() -> None:
+    """Of very many ended leases the newest are remembered."""
+    news = FarmNews()
+    for number in range(3000):
+        lease = replace(LEASE, server_name=f"s{number}", state="released", detail=f"end {number}")
+        news.update_lease(to_json(lease))
+    assert news.end_of("bot", "s0") is None
+    assert news.end_of("bot", "s2999") is not None
+
+
+# ---- outcomes ----
+
+
+def ended_run(**changes: Any) -> dict[str, Any]:
+    """Return a run as a server tells it."""
+    run = Run("0" * 16, "", "completed", "python3", "2026-01-01T00:00:00.000Z", 1)
+    told: dict[str, Any] = to_json(replace(run, **changes))
+    return told
+
+
+def test_outcomes_of_runs() -> None:
+    """Each reason of a run is one of an attempt; error, cut output and what is not kept are told."""
+    assert set(REASONS.values()) <= OUTCOMES
+    done = outcome_of(ended_run(cut=("Cell 0: output was cut.",)), ("x: it is a symbolic link.",))
+    assert (done.reason, done.sound) == ("completed", True)
+    assert done.detail == "Cell 0: output was cut. x: it is a symbolic link."
+    error = CellError(3, 2, "raise X", "X", "why", ("line",))
+    failed = outcome_of(ended_run(state="failed", reason="cell_error", detail="Cell 3 raised X", error=error))
+    assert failed.error is not None
+    assert (failed.reason, failed.error.cell, failed.error.traceback) == ("cell_error", 3, ("line",))
+    stopped = outcome_of(ended_run(state="failed", reason="server_stopped", detail="it was stopped"))
+    assert (stopped.reason, stopped.sound) == ("server_lost", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(400, "invalid_notebook"), (413, "invalid_notebook"), (404, "server_lost"), (418, "internal")],
+)
+def test_refused_runs(status: int, reason: str) -> None:
+    """A server that does not take the notebook, or lost the run, says so by its status."""
+    assert refused_run(RunRefused("n1", status, "no")).reason == reason
+
+
+# ---- servers ----
+
+
+class Stops:
+    """Who stops servers."""
+
+    def __init__(self) -> None:
+        self.stopped: list[str] = []
+
+    def stop(self, agent: str, name: str) -> None:
+        """Note it."""
+        self.stopped.append(f"{agent}/{name}")
+
+
+async def test_warm_servers() -> None:
+    """They are found by equal options, bounded in number and time, and given up when asked for."""
+    stops = Stops()
+    warm = WarmServers(stops, keep_warm=0.05, max_warm=2)
+    for number in range(3):
+        warm.keep("a", f"s{number}", UserOptions(gpus=number))
+    assert stops.stopped == ["a/s2"]
+    assert warm.find("a", UserOptions(gpus=1)) == "s1"
+    assert warm.find("b", UserOptions(gpus=1)) is None
+    assert warm.find("a", UserOptions()) == "s0"
+    warm.take("a", "s0")
+    assert [each.name for each in warm] == ["s1"]
+    await eventually(lambda: "a/s1" in stops.stopped, "its time is over")
+    assert "a/s0" not in stops.stopped, "a task uses it"
+    warm.keep("b", "t", UserOptions())
+    warm.drop_of({"a"})
+    assert len(list(warm)) == 1
+    warm.drop_of(None)
+    assert stops.stopped[-1] == "b/t"
+    await warm.aclose()
+
+
+async def test_without_warmth_each_server_ends() -> None:
+    """`keep_warm = 0` keeps none."""
+    stops = Stops()
+    WarmServers(stops, keep_warm=0).keep("a", "s", UserOptions())
+    assert stops.stopped == ["a/s"]
+
+
+class Hub:
+    """The Hub's answers about one server."""
+
+    def __init__(self, *models: Any, failure: str | None = None, refusals: tuple[HubApiError, ...] = ()) -> None:
+        self.models, self.failure, self.refusals = list(models), failure, list(refusals)
+        self.asked: list[dict[str, Any]] = []
+
+    async def server(self, _user: str, _name: str) -> Any:
+        """Return the next model; the last one again and again."""
+        model = self.models.pop(0) if len(self.models) > 1 else self.models[0]
+        if isinstance(model, Exception):
+            raise model
+        return model
+
+    async def start_server(self, _user: str, _name: str, options: dict[str, Any]) -> None:
+        """Take a start, or refuse it."""
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.asked.append(options)
+
+    async def start_failure(self, _user: str, _name: str) -> str | None:
+        """Return why the start failed."""
+        return self.failure
+
+
+READY, PENDING = {"ready": True, "pending": None}, {"ready": False, "pending": "spawn"}
+STOPPED = {"ready": False, "pending": None}
+
+
+def refusal(status: int, message: str) -> HubApiError:
+    """Return an answer of the Hub."""
+    return HubApiError("POST", "/users/a/servers/s", status, message)
+
+
+def servers(hub: Hub) -> TaskServers:
+    """Return the servers of tasks on a Hub."""
+    return TaskServers(hub, poll_interval=0.001)  # type: ignore[arg-type]
+
+
+async def started(hub: Hub) -> list[dict[str, Any]]:
+    """Start a server; return the options that the Hub was asked with, each time."""
+    async with asyncio.timeout(10):
+        await servers(hub).start("a", "s", UserOptions(gpus=1))
+    return hub.asked
+
+
+async def test_starts() -> None:
+    """One that is there is not asked for; one that is not is asked for once; the Hub may be away in between."""
+    away = refusal(0, "away")
+    assert await started(Hub(READY)) == []
+    assert await started(Hub(None, PENDING, PENDING, READY)) == [{"gpus": 1}]
+    assert await started(Hub(away, None, away, PENDING, READY)) == [{"gpus": 1}]
+    assert await started(Hub(None, PENDING, STOPPED, PENDING, READY)) == [{"gpus": 1}] * 2, "a restarted Hub forgot it"
+    busy = (refusal(429, "Too many"), refusal(503, "the controller does not answer"), refusal(400, "s is pending stop"))
+    assert await started(Hub(None, None, None, None, READY, refusals=busy)) == [{"gpus": 1}]
+
+
+@pytest.mark.parametrize(
+    ("hub", "outcome"),
+    [
+        (Hub(None, refusals=(refusal(409, "No node of this farm can ever serve this request (n1: …)."),)), "refused"),
+        (Hub(None, STOPPED, failure="No node of this farm can ever serve this request (n1: …)."), "refused"),
+        (Hub(None, STOPPED, failure="bot has used 3 of 2 GPU-hours"), "quota"),
+        (Hub(None, refusals=(refusal(403, "bot has used 3 of 2 GPU-hours"),)), "quota"),
+        (Hub(None, refusals=(refusal(403, "Action is not authorized with current scopes"),)), "start_failed"),
+        (Hub(None, STOPPED, failure="The server on n1 did not answer within 120 seconds"), "start_failed"),
+        (Hub(None, STOPPED), "start_failed"),
+        (Hub(refusal(403, "no")), "start_failed"),
+    ],
+)
+async def test_starts_that_fail(hub: Hub, outcome: str) -> None:
+    """Why a server did not start is told from the Hub's answer."""
+    with pytest.raises(StartFailed) as caught:
+        await started(hub)
+    assert caught.value.outcome == outcome
+
+
+def test_options_of_servers() -> None:
+    """A task's server gets the notebook's kernel and the site's cores where the task asks for neither."""
+    own = TaskServers(Hub(READY), cpus=2)  # type: ignore[arg-type]
+    assert compact(own.options(UserOptions(), "ir")) == {"kernel": "ir", "cpus": 2.0}
+    assert compact(own.options(UserOptions(kernel="python3", cpus=0.5), "ir")) == {"kernel": "python3", "cpus": 0.5}
+    assert own.url("bot", "task-1").endswith("/user/bot/task-1/")
+
+
+# ---- metrics ----
+
+
+def test_metrics() -> None:
+    """Every state and outcome is there from the start; waits and durations are counted; nobody is named."""
+    assert set(ATTEMPT_OUTCOMES) == OUTCOMES
+    counted = TaskMetrics()
+    asked = TaskRequest(path="n.ipynb")
+    ended = Task("1" * 16, "secret-agent", "completed", "completed", "", asked, 0.0, "secret-person",
+                 5.0, 20.0, started_at=7.0, ended_at=20.0)  # fmt: skip
+    counted.began(ended, Attempt(ended.id, 1, 1, "secret-agent", "s", "starting", 8.0))
+    counted.ended(ended, "completed")
+    text = counted.text({"available": 3}, {"active": 2})
+    assert "secret" not in text
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert [samples["agentfarm_tasks", state] for state in TASK_STATES] == [0, 3, 0, 0, 0, 0, 0]
+    assert [samples["agentfarm_agents", state] for state in AGENT_STATES] == [2, 0, 0]
+    assert samples["agentfarm_task_attempts_total", "completed"] == 1
+    assert samples["agentfarm_task_attempts_total", "node_lost"] == 0
+    assert samples["agentfarm_task_wait_seconds_sum",] == 3
+    assert [samples["agentfarm_task_duration_seconds_count", end] for end in TASK_ENDS] == [1, 0, 0]
+    assert samples["agentfarm_task_duration_seconds_sum", "completed"] == 13
+    assert make_agent("a").state in AGENT_STATES
