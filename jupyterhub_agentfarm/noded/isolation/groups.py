@@ -92,7 +92,7 @@ def private_group(gid: int, account: str) -> bool:
     return found.gr_name == account and set(found.gr_mem) <= {account}
 
 
-def can_be_used(isolation: Isolation, project: str) -> int | None:
+def known_group(isolation: Isolation, project: str) -> int | None:
     """Return the id of a project's group where there is one that it may have; make none.
 
     Raises

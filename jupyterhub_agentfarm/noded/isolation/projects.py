@@ -16,8 +16,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,63 +97,62 @@ def _check_root(root: Path, own: bool, project: str) -> None:
         raise no_project(project, f"accounts cannot pass through {root}; run chmod o+x on it")
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as exc:
-        what = "is a link or a file, not a directory" if path.is_symlink() or path.is_file() else f"({exc.strerror})"
-        raise no_project(path.name, f"{path} {what}") from exc
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
 def _made(path: Path, gid: int | None) -> bool:
     """Make a workspace unless it is there; return whether it gives what is made in it to the group."""
     try:
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
+        found = _directory(path)
+        if gid is not None and _unfinished(path, found):
+            _share(path, gid)
+            found = _directory(path)
     except OSError as exc:
         raise no_project(path.name, f"{path} cannot be made: {exc.strerror}") from exc
-    with _opened(path) as handle:
-        found = os.fstat(handle)
-        if found.st_uid != os.geteuid():
-            raise no_project(path.name, f"{path} belongs to the account {found.st_uid}, not to {own_account().name}")
-        if gid is None:
-            return True
-        try:
-            _share(handle, path, gid)
-        except OSError as exc:
-            raise no_project(path.name, f"{path} cannot be given to its group: {exc.strerror}") from exc
-        return _inherits(handle)
+    if (fault := _fault(found, gid)) is not None:
+        raise no_project(path.name, f"{path} {fault}")
+    return gid is None or _inherits(path)
 
 
-def _share(handle: int, path: Path, gid: int) -> None:
-    found = os.fstat(handle)
+def _directory(path: Path) -> os.stat_result:
+    # Not opened: on a file server that takes root for nobody noded may not look inside, and members may.
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise no_project(path.name, f"{path} is a link or a file, not a directory")
+    return found
+
+
+def _unfinished(path: Path, found: os.stat_result) -> bool:
     # Just made, by us or by another node: nothing is in it that could be given away.
-    if stat.S_IMODE(found.st_mode) & 0o777 == 0o700 and not os.listdir(handle):
+    return found.st_uid == os.geteuid() and found.st_mode & 0o777 == 0o700 and not any(path.iterdir())
+
+
+def _share(path: Path, gid: int) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
         os.fchown(handle, -1, gid)
         os.fchmod(handle, 0o2770)
-        return
-    if (fault := _fault(found, gid)) is not None:
-        raise no_project(path.name, f"{path} {fault}: chgrp {gid} and chmod 2770 make it right, if that is meant")
+    finally:
+        os.close(handle)
 
 
-def _fault(found: os.stat_result, gid: int) -> str | None:
+def _fault(found: os.stat_result, gid: int | None) -> str | None:
+    if found.st_uid != os.geteuid():
+        return f"belongs to the account {found.st_uid}, not to {own_account().name}"
+    if gid is None:
+        return None
+    mend = f"chgrp {gid} and chmod 2770 make it right, if its members may see what is in it"
     if found.st_gid != gid:
-        return f"belongs to the group {found.st_gid}, not to the project's ({gid})"
+        return f"belongs to the group {found.st_gid}, not to the project's, {gid}: {mend}"
     if found.st_mode & 0o2077 != 0o2070:
-        return f"has the mode {stat.S_IMODE(found.st_mode):o}, not 2770"
+        return f"has the mode {stat.S_IMODE(found.st_mode):o}, not 2770: {mend}"
     return None
 
 
-def _inherits(handle: int) -> bool:
+def _inherits(path: Path) -> bool:
+    with suppress(OSError):
+        return bool(os.getxattr(path, _ACL, follow_symlinks=False))
     try:
-        with suppress(OSError):
-            return bool(os.getxattr(handle, _ACL))
-        os.setxattr(handle, _ACL, _GROUP_WRITES)
+        os.setxattr(path, _ACL, _GROUP_WRITES, follow_symlinks=False)
     except OSError:
         return False
     return True
@@ -187,11 +185,7 @@ def survey(isolation: Isolation) -> ProjectsReport:
 
 def _surveyed(isolation: Isolation, path: Path) -> str | None:
     try:
-        with _opened(path) as handle:
-            found = os.fstat(handle)
-        if found.st_uid != os.geteuid():
-            return f"belongs to the account {found.st_uid}"
-        gid = None if isolation.account is None else groups.can_be_used(isolation, path.name)
-        return None if gid is None else _fault(found, gid)
-    except LaunchFailed as exc:
-        return exc.message
+        gid = None if isolation.account is None else groups.known_group(isolation, path.name)
+        return _fault(_directory(path), gid)
+    except (LaunchFailed, OSError) as exc:
+        return str(exc)
