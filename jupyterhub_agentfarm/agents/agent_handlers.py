@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from ..errors import InvalidField
 from ..services.description import DescriptionHandler
 from ..services.handlers import NoOrder
 from .access import MANAGE, AgentsHandler, manages, sees_agent, unknown_agent
@@ -58,7 +59,10 @@ class AgentsListHandler(RegistryHandler):
 
     async def get(self) -> None:
         """List the agents that you may see: yourself, those that you own, or all; retired ones with `all=1`."""
-        retired_too = self.get_query_argument("all", "") == "1"
+        wanted = self.get_query_argument("all", "")
+        if wanted not in ("", "1"):
+            raise InvalidField("all", "1, or absent", wanted)
+        retired_too = wanted == "1"
         seen = [agent for agent in self.registry.agents() if sees_agent(self.principal, agent)]
         seen = [agent for agent in seen if retired_too or agent.state != "retired"]
         self.answer({"agents": await self.views.of(seen)})

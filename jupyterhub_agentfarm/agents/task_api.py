@@ -55,7 +55,7 @@ _QUERIES = (
     Query("project", _TEXT, "Only tasks of this project."),
     Query("name", _TEXT, "Only tasks whose name has this in it."),
     Query("limit", {"type": "integer", "minimum": 1, "maximum": handlers.MOST_LISTED}, "How many; 100 if not said."),
-    Query("cursor", _ID, "The `cursor` of the page before."),
+    Query("cursor", {"type": "string", "pattern": "^([0-9a-f]{16})?$"}, "The `cursor` of the page before."),
 )
 _STREAM = {"text/event-stream": {"type": "string"}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from agents_site import agents_site, make_agent
 from benchmark_world import World, make_view, opened
 from controllers import controller
 from hub_double import hub_double
@@ -19,6 +21,8 @@ from schemathesis_run import explore, narrowed
 from traitlets.config import Config
 from waiting import eventually
 
+from jupyterhub_agentfarm.agents.book import TaskBook
+from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskRequest
 from jupyterhub_agentfarm.benchmark.app import BenchmarkApp
 from jupyterhub_agentfarm.benchmark.client import BenchmarkClient
 from jupyterhub_agentfarm.models import NodeSpec
@@ -124,6 +128,48 @@ async def service(app: ServiceApp) -> AsyncIterator[str]:
         stack.push_async_callback(server.close_all_connections)
         stack.callback(server.stop)
         yield local.find_service(app.runtime_path, app.name)
+
+
+async def test_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agents service, with tasks in several states; Hub and controller do not answer."""
+    async with hub_double() as hub, AsyncExitStack() as stack:
+        for name, value in hub.environment.items():
+            monkeypatch.setenv(name, value)
+        site = await stack.enter_async_context(agents_site(tmp_path, [make_agent("bot"), make_agent("twin")]))
+        site.registry.patience = 0.01
+        completed = await with_a_result(site.book)
+        (going, _), waiting = await claimed(site.book), await submitted(site.book)
+        token = site.token
+        described = await fetched(site.url + "api/v1/openapi.json", token)
+        ids = [completed.id, going.id, waiting.id, "0" * 16]
+        chosen = narrowed(described, {"id": ids, "path": ["out/a.csv", "b"], "name": ["bot", "nobody"]})
+        chosen["paths"]["/agents/{name}/retire"]["post"]["parameters"][0]["schema"] = {"const": "nobody"}
+        body = chosen["components"]["schemas"]["TaskRequestInput"]["properties"]
+        body["notebook"] = {"type": ["object", "null"], "enum": [notebook(), {"nbformat": 4}, None]}
+        outcome = await explore(tmp_path, chosen, site.url.partition("/services/")[0], token, 8)
+    outcome.check(least=500)
+
+
+async def submitted(book: TaskBook) -> Task:
+    """Return a task that is available."""
+    return (await book.submit(TaskRequest(notebook={}), "bot", "ada", json.dumps(notebook()).encode()))[0]
+
+
+async def claimed(book: TaskBook) -> tuple[Task, Attempt]:
+    """Return a task that executes."""
+    return await book.claim((await submitted(book)).id)
+
+
+async def with_a_result(book: TaskBook) -> Task:
+    """Return a task that has left a notebook and a file."""
+
+    async def content() -> AsyncIterator[bytes]:
+        yield b"a,b"
+
+    _, attempt = await claimed(book)
+    await book.keep_notebook(attempt, json.dumps(notebook()).encode())
+    await book.keep_artifact(attempt, "out/a.csv", content())
+    return await book.finish(attempt, "completed")
 
 
 async def test_runs(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from tornado import web
 
 from jupyterhub_agentfarm import errors
+from jupyterhub_agentfarm.agents import agent_handlers, task_handlers
+from jupyterhub_agentfarm.agents import api as agents_api
 from jupyterhub_agentfarm.benchmark import api as benchmark_api
 from jupyterhub_agentfarm.benchmark import handlers as benchmark
 from jupyterhub_agentfarm.controller import api as controller_api
@@ -24,12 +26,14 @@ SAMPLES = {
     "controller": {"name": "gpu01", "id": "0" * 32, "owner": "ada"},
     "benchmark": {"id": "20261122-101010-abcdef"},
     "runs": {"id": "0" * 16, "path": "a.csv"},
+    "agents": {"id": "0" * 16, "path": "out/a.csv", "name": "scout"},
 }
 #: Routes that are no part of an API: pages for people, and the metrics, whose format is Prometheus' own.
 PAGES = {
     "controller": {r"", r"metrics"},
     "benchmark": {r"", r"runs/([0-9]{8}-[0-9]{6}-[0-9a-f]{6})", r"metrics"},
     "runs": set(),
+    "agents": set(),
 }
 APIS = {
     "controller": (controller.ROUTES, controller_api.description("/services/agentfarm/api/v1")),
@@ -37,6 +41,10 @@ APIS = {
     "runs": (
         [(pattern.removeprefix("/agentfarm/"), handler) for pattern, handler, _ in runs.handlers("/", None)],  # type: ignore[arg-type]
         runs_api.description("/user/ada/agentfarm/api/v1"),
+    ),
+    "agents": (
+        [*agent_handlers.ROUTES, *task_handlers.ROUTES],
+        agents_api.description("/services/agents/api/v1"),
     ),
 }
 params = pytest.mark.parametrize("name", APIS)
