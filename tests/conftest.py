@@ -74,6 +74,12 @@ def _no_r_kernel() -> str | None:
     return "R's kernel is not installed (as root, make test installs it: apt-get install r-cran-irkernel)"
 
 
+def _no_framework() -> str | None:
+    import framework
+
+    return framework.why_no_framework()
+
+
 #: For each marker: returns why its tests cannot run here, or None.
 TIERS: dict[str, Callable[[], str | None]] = {
     "sshd": _no_sshd,
@@ -84,6 +90,7 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "bwrap": _no_sandbox,
     "docker": _no_docker,
     "vscode": _no_vscode,
+    "framework": _no_framework,
     "rkernel": _no_r_kernel,
 }
 

@@ -138,9 +138,9 @@ async def _start(ctx: Ctx, desk: ToolDesk, name: str, options: dict[str, Any], w
     caller, hub = caller_of(ctx), desk.hub(caller_of(ctx))
     model = await hub.server(caller.name, name)
     note = ""
-    if model is None or not _lives(model):
+    if not (was_running := model is not None and _lives(model)):
         await hub.start_server(caller.name, name, options)
-    elif options and options != (model.get("user_options") or {}):
+    elif options and options != ((model or {}).get("user_options") or {}):
         note = "it was started before, with other options: stop it first where you need these"
     began, told = time.monotonic(), 0.0
     while True:
@@ -154,7 +154,7 @@ async def _start(ctx: Ctx, desk: ToolDesk, name: str, options: dict[str, Any], w
             told = waited
             await ctx.report_progress(round(waited, 1), wait_seconds, await _waits_for(desk, caller, name))
         await asyncio.sleep(_POLL_SECONDS)
-    view = _server_view(name, model, await _leases(desk, caller))
+    view = _server_view(name, model, await _leases(desk, caller)) | {"was_running": was_running}
     if not ready:
         note = f"it was not ready within {wait_seconds:g} s: call start_server again to wait on, or stop_server"
     return answer(view | ({"note": note} if note else {}))
