@@ -4,36 +4,25 @@ A lease moves like this; each arrow is committed before its effect is relied on:
 
     place ──▶ waiting ──▶ granted ──launch──▶ running ──release──▶ stopping ──node says gone──▶ released
 
-`launch` and the end of a lease hold the lease's own lock, so that a server is never started after its stop. What
-happens without being asked (exits, lost nodes, timeouts) is in :mod:`.reconcile`.
+What is done with servers on their nodes is in :mod:`.servers`; what happens without being asked (exits, lost nodes,
+timeouts) in :mod:`.reconcile`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from traitlets import Instance, default
 from traitlets.config import LoggingConfigurable
 
-from ..errors import AgentFarmError, ConflictError, InvalidField, NotFoundError, ServerDied, TransportError
+from ..errors import ConflictError, InvalidField, NotFoundError, TransportError
 from ..inventory import Database, Inventory
 from ..inventory.watch import Event, NodeChanged, NodeRemoved, TelemetryArrived
-from ..logs import LogLine, about
-from ..models import (
-    LaunchOrder,
-    Lease,
-    LeaseEnd,
-    LeaseState,
-    Node,
-    PlacementRequest,
-    ServerStatus,
-)
+from ..models import LaunchOrder, Lease, LeaseEnd, Node, PlacementRequest
 from ..placement import LeaseBook, NodeView, OwnerLimitBook, Placement, PlacementPolicy
 from ..records import from_json
 from ..server.versions import ServerEnvironment
@@ -41,32 +30,17 @@ from ..services import tls
 from ..traitlets import Seconds
 from .endings import ExitCounts
 from .events import Broadcast
-from .launching import is_loopback, launch_spec, versions_command
+from .launching import is_loopback, versions_command
 from .lease_log import LeaseLog
 from .limits import OwnerLimitKeeper
 from .reconcile import Reconciler
+from .servers import Servers
 from .usage import UsageReport
-
-#: States in which something may be on the node.
-GRANTED: tuple[LeaseState, ...] = ("granted",)
-HOLDING: tuple[LeaseState, ...] = ("granted", "running", "stopping")
 
 #: How long a link may take to reach a noded that was started anew, in seconds.
 RECONNECT_SECONDS = 10.0
 #: Starting Python on a busy node and reading its packages, in seconds.
 ENVIRONMENT_SECONDS = 20.0
-
-
-@dataclasses.dataclass
-class _Lock:
-    """A lease's lock, how many hold it or wait for it, and what they want of its stop."""
-
-    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
-    users: int = 0
-    #: The smallest grace that any of them asked for, in seconds.
-    grace_seconds: float = float("inf")
-    #: Whether the node was asked to stop the server and has not answered yet.
-    stopping: bool = False
 
 
 class Farm(LoggingConfigurable):
@@ -103,7 +77,6 @@ class Farm(LoggingConfigurable):
     def __init__(self, database: Database, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._database = database
-        self._locks: dict[str, _Lock] = {}
         self._warned = False
         self.events = Broadcast()
         self.exits = ExitCounts(self.log)
@@ -112,6 +85,7 @@ class Farm(LoggingConfigurable):
         self.owners = OwnerLimitBook()
         self.placement = Placement(self.policy, self.book, owners=self.owners)
         self.owner_limits = OwnerLimitKeeper(database, self.owners, self.placement, self.book)
+        self.servers = Servers(self.inventory, self.book, self.placement, self.log)
         self.usage = UsageReport(self.book, self.policy, self.owners)
         self._reconciler = Reconciler(self)
         self.inventory.follow(self._node_event)
@@ -138,38 +112,8 @@ class Farm(LoggingConfigurable):
         return await self.placement.place(request)
 
     async def launch(self, lease_id: str, order: LaunchOrder) -> Lease:
-        """Start the lease's server on its node; once it runs, the same lease is returned again.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such lease.
-        ConflictError
-            It does not hold anything yet, or not any more.
-        ServerDied
-            The server ended at once.
-        """
-        async with self._locked(lease_id):
-            lease = await self.book.find(lease_id)
-            if lease.state == "running":
-                return lease
-            if lease.state != "granted" or lease.node is None:
-                raise ConflictError(f"lease {lease_id} is {lease.state}, it cannot be launched: {lease.detail}")
-            link = self.inventory.link(lease.node)
-            node = self.inventory.node(lease.node).spec
-            spec = launch_spec(lease, order, node, self.inventory.isolation_of(node), link.peer_address)
-            status = await link.client.launch(spec)
-            return await self._launched(lease, status, order)
-
-    async def _launched(self, lease: Lease, status: ServerStatus, order: LaunchOrder) -> Lease:
-        host = f"[{status.address}]" if ":" in status.address else status.address
-        url = f"{order.protocol}://{host}:{status.port}"
-        try:
-            running = await self.book.change(lease.id, GRANTED, state="running", url=url, server=status)
-        except NotFoundError:
-            ended = await self.book.find(lease.id)
-            raise ServerDied(ended.detail) from None
-        return running
+        """Start a lease's server on its node; see :meth:`.servers.Servers.launch`."""
+        return await self.servers.launch(lease_id, order)
 
     async def release(
         self,
@@ -178,81 +122,16 @@ class Farm(LoggingConfigurable):
         detail: str = "the server was stopped",
         end: LeaseEnd = "stopped",
     ) -> Lease:
-        """Stop the lease's server and free its GPUs, in whatever state it is.
-
-        When the node cannot be reached the lease stays `stopping`, durably, and is finished when the node is back or
-        is given up. A stop that is under way is joined; a smaller grace shortens it.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such lease.
-        """
-        lease = await self.book.find(lease_id)
-        if lease.state == "waiting":
-            try:
-                return await self.placement.withdraw(lease_id, "the request was withdrawn")
-            except (ConflictError, NotFoundError):
-                lease = await self.book.find(lease_id)  # it was granted, or refused, a moment ago
-        if not lease.alive:
-            return lease
-        if lease.state != "stopping":
-            try:
-                await self.book.change(lease_id, HOLDING, state="stopping", detail=detail, end=end)
-            except NotFoundError:
-                return await self.book.find(lease_id)
-        await self._hurry(lease, grace_seconds)
-        return await self.finish(lease_id, grace_seconds)
-
-    async def _hurry(self, lease: Lease, grace_seconds: float) -> None:
-        """Give a stop that is under way, or that waits for the lock, no more than this grace."""
-        held = self._locks.get(lease.id)
-        if held is None or held.grace_seconds <= grace_seconds:
-            return
-        held.grace_seconds = grace_seconds
-        if held.stopping and lease.node is not None:
-            with suppress(AgentFarmError):  # whoever holds the lock meets it too
-                await self.inventory.link(lease.node).client.stop(lease.id, grace_seconds)
+        """Stop a lease's server and free its GPUs; see :meth:`.servers.Servers.release`."""
+        return await self.servers.release(lease_id, grace_seconds, detail, end)
 
     async def finish(self, lease_id: str, grace_seconds: float = 10) -> Lease:
         """Try to end a lease that is `stopping`; return it, released or not."""
-        async with self._locked(lease_id) as held:
-            lease = await self.book.find(lease_id)
-            if lease.state != "stopping" or lease.node is None:
-                return lease
-            held.grace_seconds = min(held.grace_seconds, grace_seconds)
-            held.stopping = True
-            try:
-                result = await self.inventory.link(lease.node).client.stop(lease_id, held.grace_seconds)
-            except AgentFarmError as exc:
-                return await self._unfinished(lease, exc)
-            finally:
-                held.stopping = False
-            if not (result.gone and result.gpus_free):
-                self.log.warning(LogLine("not free yet", **about(lease)))
-                return lease
-            return await self.book.release(lease_id, lease.detail)
-
-    async def _unfinished(self, lease: Lease, exc: AgentFarmError) -> Lease:
-        node = next((node for node in self.inventory.all_nodes() if node.name == lease.node), None)
-        if node is None or node.state == "down":
-            return await self.book.release(lease.id, f"node {lease.node} is down")
-        level = self.log.info if isinstance(exc, TransportError) else self.log.warning
-        level(LogLine("stop waits for the node", **about(lease), detail=exc.message))
-        return lease
+        return await self.servers.finish(lease_id, grace_seconds)
 
     async def log_text(self, lease_id: str, lines: int = 50) -> str:
-        """Return the last lines that the lease's server wrote; for a released one as long as its node keeps them.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such lease, or it never had a node.
-        """
-        lease = await self.book.find(lease_id)
-        if lease.node is None:
-            raise NotFoundError(f"lease {lease_id} has no log: it was not granted")
-        return await self.inventory.link(lease.node).client.logs(lease_id, lines)
+        """Return the last lines that a lease's server wrote; see :meth:`.servers.Servers.log_text`."""
+        return await self.servers.log_text(lease_id, lines)
 
     def queue(self) -> list[Lease]:
         """Return the leases that wait, in their order."""
@@ -368,15 +247,3 @@ class Farm(LoggingConfigurable):
         if not lease.alive:
             self.exits.note(lease)
             self._reconciler.wake()
-
-    @asynccontextmanager
-    async def _locked(self, lease_id: str) -> AsyncIterator[_Lock]:
-        lock = self._locks.setdefault(lease_id, _Lock())
-        lock.users += 1
-        try:
-            async with lock.lock:
-                yield lock
-        finally:
-            lock.users -= 1
-            if not lock.users:
-                del self._locks[lease_id]

@@ -212,7 +212,7 @@ async def test_a_stop_behind_a_launch_is_hurried(tmp_path: Path) -> None:
         await ready(farm, 1)
         lease = await farm.client.launch((await farm.client.place(request(gpus=1))).id, order(STUBBORN))
         assert await fetch(lease.url) == lease.gpus[0]
-        async with farm.app.farm._locked(lease.id) as held:
+        async with farm.app.farm.servers._locked(lease.id) as held:
             patient = asyncio.create_task(farm.client.release(lease.id, 300))
             await eventually(lambda: held.users >= 2, "the first waits")
             hurried = asyncio.create_task(farm.client.release(lease.id, 0))
