@@ -17,10 +17,9 @@ async def task_events(book: TaskBook, task_id: str, after: int) -> AsyncGenerato
 
     The events are `change`, `task`, `attempt`, `progress` and `artifact`; each brings the whole record.
     """
-    following = book.followers.follow(task_id)
+    following, progress = book.followers.follow(task_id), book.progress_of(task_id)
     try:
         changes, task = await book.changes(task_id, after), await book.task(task_id)
-        progress = book.progress_of(task_id)
         for change in changes:
             after = change.number
             yield "change", to_json(change), change.number
@@ -28,11 +27,12 @@ async def task_events(book: TaskBook, task_id: str, after: int) -> AsyncGenerato
         if progress is not None:
             yield "progress", to_json(progress)
         async with contextlib.aclosing(following.events([], ended=task.ended)) as events:
+            known = False
             async for name, data in events:
-                if name != "change":
-                    yield name, to_json(data)
-                elif data.number > after:
-                    yield name, to_json(data), data.number
+                if name == "change":
+                    known = data.number <= after  # and so is the task, which follows it
+                if not (known and name in ("change", "task")):
+                    yield (name, to_json(data), data.number) if name == "change" else (name, to_json(data))
     finally:
         following.close()
 
