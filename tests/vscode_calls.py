@@ -20,6 +20,8 @@ from jupyterhub_agentfarm.demo import proxy
 from jupyterhub_agentfarm.errors import ConfigError
 
 RECIPE = Path(__file__).parent / "vscode"
+#: What a start is given from the Hub's answer on. The extension gives it ten seconds; machines that run tests are busy.
+PATIENCE_SECONDS = 60
 _FILES = ("package.json", "package-lock.json")
 
 
@@ -60,7 +62,9 @@ def _install(npm: list[str], final: Path) -> None:
         stage.rename(final)
 
 
-async def vscode(url: str, user: str, token: str, server: str = "", timeout: float = 100) -> dict[str, Any]:
+async def vscode(
+    url: str, user: str, token: str, server: str = "", patience: float = PATIENCE_SECONDS, timeout: float = 150
+) -> dict[str, Any]:
     """Make all of VS Code's calls for one server and return what the script reports.
 
     Parameters
@@ -71,6 +75,8 @@ async def vscode(url: str, user: str, token: str, server: str = "", timeout: flo
         Whose server, and the API token that was pasted into VS Code.
     server
         Name of the server; "" is the default one.
+    patience
+        Seconds that a start may take after the Hub has answered the request for it.
     timeout
         Seconds for everything.
     """
@@ -83,7 +89,7 @@ async def vscode(url: str, user: str, token: str, server: str = "", timeout: flo
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    wanted = {"url": url, "user": user, "token": token, "server": server, "notebook": "analysis"}
+    wanted = {"url": url, "user": user, "token": token, "server": server, "notebook": "analysis", "patience": patience}
     loop = asyncio.get_running_loop()
     overdue = loop.call_later(timeout, process.terminate)  # then it reports how far it came
     try:

@@ -1,13 +1,13 @@
 // The calls that VS Code's JupyterHub and Jupyter extensions make, in their order, with the libraries that they make
-// them with. Reads {url, user, token, server, notebook} from stdin; writes {calls, seconds, specs, outputs, refused} as
-// JSON. `calls` has a line for each request, as "GET 200 hub/api/users/ada" or "WS open user/ada/api/kernels/…".
+// them with. Reads {url, user, token, server, notebook, patience} from stdin, and writes as JSON {calls, seconds, specs,
+// servers, outputs, refused}. `calls` has a line for each request: "GET 200 hub/api/users/ada", "WS open user/ada/api…".
 const { KernelManager, KernelSpecManager, ServerConnection, SessionManager } = require("@jupyterlab/services");
 const nodeFetch = require("node-fetch");
 const { WebSocket } = require("ws");
 const { randomUUID } = require("node:crypto");
 const { readFileSync } = require("node:fs");
 
-const { url, user, token, server, notebook } = JSON.parse(readFileSync(0, "utf8"));
+const { url, user, token, server, notebook, patience } = JSON.parse(readFileSync(0, "utf8"));
 console.log = console.info = console.debug = console.error; // stdout is for the report
 const began = Date.now();
 const report = { calls: [], seconds: {}, specs: [], outputs: {} };
@@ -59,9 +59,9 @@ async function ensureRunning() {
   if ((await serverModel())?.ready) return;
   await hub(`/users/${user}/${server ? `servers/${encodeURIComponent(server)}` : "server"}`, "POST");
   mark("post");
-  // The extension gives up ten seconds after the request's answer.
+  // The extension's patience is ten seconds from the request's answer on, whatever that was.
   for (const since = Date.now(); !(await serverModel())?.ready; await pause(1000)) {
-    if (Date.now() - since > 10_000) throw new Error("VS Code gave up: Timeout waiting for Jupyter Server to start");
+    if (Date.now() - since > patience * 1000) throw new Error("VS Code gave up waiting for the server");
   }
 }
 
