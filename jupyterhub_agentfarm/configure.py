@@ -33,11 +33,9 @@ from . import encryption
 from .accounts import check_benchmark_user
 from .errors import ConfigError
 from .handover import write_service_config
+from .service_roles import AGENTS, BENCHMARK, CONTROLLER, SUBMIT, agent_roles, benchmark_role
 from .services import ADMIN_ROLE, local, tls
 
-CONTROLLER = "agentfarm"
-BENCHMARK = "benchmark"
-AGENTS = "agents"
 #: Hub user whose servers the benchmark service starts, unless the site names another.
 BENCHMARK_USER = "benchmark"
 
@@ -54,7 +52,6 @@ CUSTOM_SCOPES = {
     "custom:agents:registry:manage": "Register, change, suspend and retire agents, and do everything with their tasks",
     "custom:agents:tasks:submit": "Submit tasks of agents that one is, or owns",
 }
-SUBMIT = "custom:agents:tasks:submit"
 _READ = ("custom:agentfarm:nodes:read", "custom:benchmark:runs:read")
 _MODULES = {
     CONTROLLER: "jupyterhub_agentfarm.controller",
@@ -75,6 +72,8 @@ _PASSED_ON = frozenset({
 })  # fmt: skip
 _HUB_REQUEST_SECONDS = 20
 _SLOW_SPAWN_SECONDS = 1
+#: A Hub ends at its start when a service does not listen within this: on a busy machine Python's imports take long.
+_SERVICE_START_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -251,7 +250,14 @@ def _service(name: str, port: int, farm: FarmSettings, config_file: Path, certs_
         return service | {"api_token": farm.controller_token}
     command = [sys.executable, "-m", _MODULES[name], "--config", str(config_file)]
     certs = {tls.ENV_CERTS_DIR: certs_dir} if certs_dir else {}
-    return service | {"command": command, "environment": _environment(farm, os.environ) | certs}
+    return service | {"command": command, "environment": _environment(farm, os.environ) | certs} | _patience()
+
+
+def _patience() -> dict[str, int]:
+    """Return how long the Hub waits for a service at its start, where that is an option: since JupyterHub 6."""
+    from jupyterhub.services.service import Service  # the Hub's own module: see _set_notices
+
+    return {"timeout": _SERVICE_START_SECONDS} if "timeout" in Service.class_trait_names() else {}
 
 
 def _environment(farm: FarmSettings, environ: Mapping[str, str]) -> dict[str, str]:
@@ -277,7 +283,7 @@ def _set_roles(c: Config, farm: FarmSettings) -> None:
     _extend_user_role(roles, farm)
     _add_admin_role(roles, _admin_role(farm, sorted(_get(c, "Authenticator", "admin_users") or ())))
     if BENCHMARK in farm.services:
-        _add_role(roles, _benchmark_role(farm.benchmark_user))
+        _add_role(roles, benchmark_role(farm.benchmark_user))
         if _get(c, "Authenticator", "manage_groups"):
             _add_role(roles, {"name": "agentfarm-benchmark-user", "scopes": ["self"], "users": [farm.benchmark_user]})
         _add_group(c, "agentfarm-benchmark", [farm.benchmark_user])
@@ -337,54 +343,6 @@ def _add_admin_role(roles: list[dict[str, Any]], role: dict[str, Any]) -> None:
             users = list(dict.fromkeys([*mine.get("users", ()), *role["users"]]))
             mine.update({**role, **mine, "users": users})
     _add_role(roles, role)
-
-
-def _benchmark_role(name: str) -> dict[str, Any]:
-    user = f"!user={name}"
-    return {
-        "name": "agentfarm-benchmark",
-        "description": "Start and use the benchmark user's servers",
-        "scopes": [
-            f"read:users{user}",
-            f"servers{user}",
-            f"access:servers{user}",
-            f"access:services!service={CONTROLLER}",
-            "custom:agentfarm:nodes:read",
-            "custom:agentfarm:leases:read",
-        ],
-        "services": [BENCHMARK],
-    }
-
-
-def agent_roles(projects: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return what agents may have their tokens do, and what the agents service may do to the Hub.
-
-    A role on a group makes the group. The service may touch members of the group `agents` alone, but for making and
-    deleting users, for which JupyterHub has no narrower scope than `admin:users`.
-    """
-    farm = [f"access:services!service={CONTROLLER}", "custom:agentfarm:nodes:read"]
-    of_agents = ("groups", "tokens", "servers", "shares")
-    return [
-        {
-            "name": "agentfarm-agent",
-            "description": "What an agent may do beside what every user may",
-            "scopes": [f"access:services!service={AGENTS}", *farm, SUBMIT],
-            "groups": [AGENTS],
-        },
-        {
-            "name": "agentfarm-agents",
-            "description": "Make agents and look after them",
-            "scopes": [
-                "admin:users",
-                *(f"{scope}!group={AGENTS}" for scope in of_agents),
-                *(f"groups!group={project}" for project in projects),
-                *farm,
-                "custom:agentfarm:leases:read",
-                "custom:agentfarm:limits:manage",
-            ],
-            "services": [AGENTS],
-        },
-    ]
 
 
 def _add_role(roles: list[dict[str, Any]], role: dict[str, Any]) -> None:

@@ -15,10 +15,11 @@ from jupyterhub_agentfarm.agents.agent_store import AgentStore
 from jupyterhub_agentfarm.agents.hub_users import HubUsers
 from jupyterhub_agentfarm.agents.limits import FarmLimits
 from jupyterhub_agentfarm.agents.registry import Registry
-from jupyterhub_agentfarm.configure import CUSTOM_SCOPES, agent_roles
+from jupyterhub_agentfarm.configure import CUSTOM_SCOPES
 from jupyterhub_agentfarm.controller.client import FarmClient
 from jupyterhub_agentfarm.inventory.database import Database
 from jupyterhub_agentfarm.models import OwnerLimits
+from jupyterhub_agentfarm.service_roles import agent_roles
 from jupyterhub_agentfarm.services.hub import HubClient
 
 SERVICE_TOKEN = "the-token-of-the-agents-service"

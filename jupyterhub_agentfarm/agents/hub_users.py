@@ -5,7 +5,7 @@ revoke their tokens, stop their servers, share these with the owner. A Hub has n
 users than `admin:users`.
 
 Tokens always name their scopes: one without would carry all that its user may do. And the Hub gives a token only what
-its user holds, which for agents is what the role on their group says (:mod:`jupyterhub_agentfarm.configure`).
+its user holds, which for agents is what the role on their group says (:mod:`jupyterhub_agentfarm.service_roles`).
 """
 
 from __future__ import annotations

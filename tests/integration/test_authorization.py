@@ -15,11 +15,13 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from agents_hub import AgentsHub
 from hub_process import PASSWORD, HubProcess, hub_process
 from ssh_node import ssh_node
 from tornado import web
 from waiting import eventually
 
+from jupyterhub_agentfarm.agents.app import AgentsApp
 from jupyterhub_agentfarm.benchmark import handlers as benchmark
 from jupyterhub_agentfarm.controller import handlers as controller
 from jupyterhub_agentfarm.notices import handlers as notices
@@ -92,6 +94,40 @@ BENCHMARK: dict[str, Row] = {
     "GET api/v1/runs/RUN/samples": (401, 404, 403, 404, 404, 0),
     "GET api/v1/openapi.json": ALL,
 }
+NO_TASK: Row = (401, 404, 403, 404, 404, 0)
+NO_TASK_PAGE: Row = (302, 404, 403, 404, 404, 0)
+SUBMIT: Row = (401, 400, 403, 400, 400, 401)
+#: The agent `scout` is the owner's.
+AGENTS: dict[str, Row] = {
+    "GET ": PAGE,
+    "GET connect": PAGE,
+    "GET agents/scout": (302, 404, 403, 200, 200, 0),
+    "GET tasks/ID": NO_TASK_PAGE,
+    "GET tasks/ID/rendered": NO_TASK_PAGE,
+    "GET metrics": ADMIN,
+    "GET mcp": (401, 400, 403, 400, 400, 0),
+    "POST mcp": SUBMIT,
+    "DELETE mcp": (401, 400, 403, 400, 400, 401),
+    "GET api/v1/agents": ALL,
+    "POST api/v1/agents": CHANGE,
+    "GET api/v1/agents/scout": OWN,
+    "PATCH api/v1/agents/scout": CHANGE,
+    "POST api/v1/agents/scout/token": CHANGE,
+    "POST api/v1/agents/scout/suspend": CHANGE,
+    "POST api/v1/agents/scout/resume": CHANGE,
+    "POST api/v1/agents/scout/retire": CHANGE,
+    "GET api/v1/openapi.json": ALL,
+    "GET api/v1/tasks": ALL,
+    "POST api/v1/tasks": SUBMIT,
+    "GET api/v1/tasks/ID": NO_TASK,
+    "POST api/v1/tasks/ID/cancel": SUBMIT,
+    "POST api/v1/tasks/ID/retry": SUBMIT,
+    "POST api/v1/tasks/ID/handover": SUBMIT,
+    "GET api/v1/tasks/ID/notebook": NO_TASK,
+    "GET api/v1/tasks/ID/artifacts/1/x": NO_TASK,
+    "GET api/v1/tasks/ID/events": NO_TASK,
+    "GET api/v1/events": ALL,
+}
 GONE: Row = (403, 403, 403, 404, 404, 0)
 RUNS: dict[str, Row] = {
     "GET agentfarm/api/v1/runs": SERVER,
@@ -102,6 +138,8 @@ RUNS: dict[str, Row] = {
     "GET agentfarm/api/v1/runs/ID/events": GONE,
     "GET agentfarm/api/v1/runs/ID/notebook": GONE,
     "GET agentfarm/api/v1/runs/ID/results": GONE,
+    "GET agentfarm/api/v1/runs/ID/artifacts": GONE,
+    "GET agentfarm/api/v1/runs/ID/artifacts/x": GONE,
     "GET agentfarm/api/v1/runs/nothing": GONE,
     "GET agentfarm/api/v1/openapi.json": SERVER,
     "GET agentfarm/api/v1/notices": SERVER,
@@ -109,25 +147,26 @@ RUNS: dict[str, Row] = {
 
 #: What the service's own token must not do to the Hub, and the little that it may: (method, path) -> statuses.
 HUB_CALLS: dict[tuple[str, str], dict[str, int]] = {
-    ("GET", "/user"): {"agentfarm": 200, "benchmark": 200},
-    ("GET", "/users"): {"agentfarm": 403, "benchmark": 403},
-    ("GET", "/users/ada"): {"agentfarm": 403, "benchmark": 404},
-    ("GET", "/users/benchmark"): {"agentfarm": 403, "benchmark": 200},
-    ("POST", "/users/eve"): {"agentfarm": 403, "benchmark": 403},
-    ("DELETE", "/users/ada"): {"agentfarm": 403, "benchmark": 403},
-    ("PATCH", "/users/ada"): {"agentfarm": 403, "benchmark": 403},
-    ("POST", "/users/ada/server"): {"agentfarm": 403, "benchmark": 404},
-    ("DELETE", "/users/ada/server"): {"agentfarm": 403, "benchmark": 404},
-    ("GET", "/users/ada/tokens"): {"agentfarm": 403, "benchmark": 403},
-    ("POST", "/users/ada/tokens"): {"agentfarm": 403, "benchmark": 403},
-    ("POST", "/users/benchmark/tokens"): {"agentfarm": 403, "benchmark": 403},
-    ("GET", "/groups"): {"agentfarm": 403, "benchmark": 403},
-    ("POST", "/groups/ops"): {"agentfarm": 403, "benchmark": 403},
-    ("GET", "/services"): {"agentfarm": 403, "benchmark": 403},
-    ("GET", "/proxy"): {"agentfarm": 403, "benchmark": 403},
-    ("POST", "/proxy"): {"agentfarm": 403, "benchmark": 403},
-    ("POST", "/shutdown"): {"agentfarm": 403, "benchmark": 403},
-    ("GET", "/info"): {"agentfarm": 403, "benchmark": 403},
+    ("GET", "/user"): {"agentfarm": 200, "benchmark": 200, "agents": 200},
+    ("GET", "/users"): {"agentfarm": 403, "benchmark": 403, "agents": 200},
+    ("GET", "/users/ada"): {"agentfarm": 403, "benchmark": 404, "agents": 200},
+    ("GET", "/users/benchmark"): {"agentfarm": 403, "benchmark": 200, "agents": 200},
+    # Making and deleting users has one scope in JupyterHub, which can be bound to nothing.
+    ("POST", "/users/eve"): {"agentfarm": 403, "benchmark": 403, "agents": 201},
+    ("DELETE", "/users/nobody"): {"agentfarm": 403, "benchmark": 403, "agents": 404},
+    ("PATCH", "/users/ada"): {"agentfarm": 403, "benchmark": 403, "agents": 200},
+    ("POST", "/users/ada/server"): {"agentfarm": 403, "benchmark": 404, "agents": 404},
+    ("DELETE", "/users/ada/server"): {"agentfarm": 403, "benchmark": 404, "agents": 404},
+    ("GET", "/users/ada/tokens"): {"agentfarm": 403, "benchmark": 403, "agents": 404},
+    ("POST", "/users/ada/tokens"): {"agentfarm": 403, "benchmark": 403, "agents": 403},
+    ("POST", "/users/benchmark/tokens"): {"agentfarm": 403, "benchmark": 403, "agents": 403},
+    ("GET", "/groups"): {"agentfarm": 403, "benchmark": 403, "agents": 200},
+    ("POST", "/groups/ops"): {"agentfarm": 403, "benchmark": 403, "agents": 403},
+    ("GET", "/services"): {"agentfarm": 403, "benchmark": 403, "agents": 403},
+    ("GET", "/proxy"): {"agentfarm": 403, "benchmark": 403, "agents": 403},
+    ("POST", "/proxy"): {"agentfarm": 403, "benchmark": 403, "agents": 403},
+    ("POST", "/shutdown"): {"agentfarm": 403, "benchmark": 403, "agents": 403},
+    ("GET", "/info"): {"agentfarm": 403, "benchmark": 403, "agents": 403},
 }
 
 
@@ -142,13 +181,14 @@ class Farm:
     def path(self, route: str) -> str:
         """Return the path of a row."""
         made = route.replace("NODE", "n1").replace("LEASE", self.lease).replace("RUN", RUN).replace("ID", "0" * 16)
+        made = made.replace("OWNER", "ada")
         return made + ("?grace_seconds=-1" if made.endswith(self.lease) else "")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def farm() -> AsyncIterator[Farm]:
     """One Hub for all."""
-    services = {"AGENTFARM_SERVICES": "agentfarm,benchmark"}
+    services = {"AGENTFARM_SERVICES": "agentfarm,benchmark,agents"}
     async with (
         ssh_node("n1", "127.0.0.11", sys.executable, simulated_gpus=1) as node,
         hub_process([node.spec], **services) as hub,
@@ -165,6 +205,7 @@ async def farm() -> AsyncIterator[Farm]:
 
         await eventually(eligible, "n1 is ready", timeout=60)
         await hub.start_server("ada")
+        await AgentsHub(hub).register("scout")
         (lease,) = await hub.farm.leases()
         yield Farm(hub, tokens, lease.id)
 
@@ -206,7 +247,7 @@ async def log_in(session: aiohttp.ClientSession, hub: HubProcess) -> None:
     async with session.post(f"{hub.url}/hub/login", data=form, allow_redirects=False) as answer:
         assert answer.status == 302, await answer.text()
     navigate = {"Sec-Fetch-Mode": "navigate", "Accept": "text/html"}
-    for path in ("/services/agentfarm/", "/services/benchmark/", "/user/ada/lab"):
+    for path in ("/services/agentfarm/", "/services/benchmark/", "/services/agents/", "/user/ada/lab"):
         async with session.get(hub.url + path, headers=navigate) as answer:
             text = await answer.text()
             if answer.status == 200 and 'name="scopes"' in text:  # ada's server asks the admin for confirmation
@@ -223,7 +264,7 @@ async def statuses(farm: Farm, base: str, rows: dict[str, Row]) -> dict[str, Row
         for who in WHO[:-1]:
             for key in rows:
                 method, _, route = key.partition(" ")
-                body = {"json": {"unknown": 1}} if method == "POST" else {}
+                body = {"json": {"unknown": 1}} if method in ("POST", "PUT", "PATCH") else {}
                 found[key].append(await ask(session, method, base + farm.path(route), farm.tokens.get(who), **body))
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
         await log_in(browser, farm.hub)
@@ -259,6 +300,12 @@ async def test_benchmark(farm: Farm) -> None:
     compare(await statuses(farm, f"{farm.hub.url}/services/benchmark/", BENCHMARK), BENCHMARK)
 
 
+async def test_agents(farm: Farm) -> None:
+    """Every route of the agents service."""
+    assert unlisted(AgentsApp().handlers(), AGENTS, farm) == []
+    compare(await statuses(farm, f"{farm.hub.url}/services/agents/", AGENTS), AGENTS)
+
+
 async def test_runs(farm: Farm) -> None:
     """Every route of runs and notices in ada's server, through the proxy."""
     made = [*runs.handlers("/", None), *notices.handlers("/")]  # type: ignore[arg-type]
@@ -283,7 +330,7 @@ def token_of(hub: HubProcess, service: str) -> str:
     raise AssertionError(f"the service {service} does not run")
 
 
-@pytest.mark.parametrize("service", ["agentfarm", "benchmark"])
+@pytest.mark.parametrize("service", ["agentfarm", "benchmark", "agents"])
 async def test_the_services_own_tokens(farm: Farm, service: str) -> None:
     """What a service's token is not for, the Hub refuses or hides."""
     token = token_of(farm.hub, service)
@@ -293,6 +340,19 @@ async def test_the_services_own_tokens(farm: Farm, service: str) -> None:
         if status != wanted[service]:
             wrong.append(f"{method} {path}: {status}, not {wanted[service]}: {body}")
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+async def test_the_agents_service_makes_no_admins(farm: Farm) -> None:
+    """It may make users, but neither an admin nor a member of a group other than agents."""
+    token = token_of(farm.hub, "agents")
+    for method, path, body in (
+        ("POST", "/users/root", {"admin": True}),
+        ("PATCH", "/users/ada", {"admin": True}),
+        ("PATCH", "/users/admin", {"name": "root"}),
+        ("POST", "/groups/agentfarm-benchmark/users", {"users": ["ada"]}),
+    ):
+        status, answer = await farm.hub.api(method, path, body, token=token)
+        assert status in (403, 404), f"{method} {path}: {status} {answer}"
 
 
 async def test_the_benchmark_reads_the_farm_and_changes_nothing(farm: Farm) -> None:
