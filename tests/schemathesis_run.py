@@ -91,6 +91,6 @@ def narrowed(description: dict[str, Any], parameters: dict[str, list[str]], stre
             continue
         for operation in item.values():
             for parameter in operation["parameters"]:
-                if parameter["in"] == "path":
+                if parameter["in"] == "path" and parameter["name"] in parameters:
                     parameter["schema"] = {"enum": parameters[parameter["name"]]}
     return made

@@ -60,7 +60,7 @@ async def test_controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             base = farm.client._base()
             token = farm.client.token or local.local_token(farm.app.runtime_path)
             described = await fetched(base + "api/v1/openapi.json", token)
-            chosen = {"name": ["a", "nobody"], "owner": ["ada", "bob"], "id": [lease.id, waiting.id, "0" * 32]}
+            chosen = {"name": ["a", "nobody"], "id": [lease.id, waiting.id, "0" * 32]}
             ports = narrowed(described, chosen)
             ports["components"]["schemas"]["ScanOrderInput"]["properties"]["host"] = {"const": "127.0.0.1"}
             outcome = await explore(tmp_path, ports, base.partition("/services/")[0], token, 20)

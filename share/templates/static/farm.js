@@ -88,18 +88,16 @@ function isolation(node) {
     `accounts: ${node.isolation.account ? "one per user" : "one for all"}`,
     `sandbox: ${node.isolation.sandbox}`,
   ];
-  return el("p", { class: "muted small isolation", title: enforcement.missing.join(" ") }, parts.join(" · "));
+  return el("div", { class: "isolation", title: enforcement.missing.join(" ") }, parts.join(" · "));
 }
 
-/** The kernels of the node's servers; their languages are in the title. */
+/** The kernels of the node's servers; what people call them, or why they are not known, is in the title. */
 function kernels(node) {
-  const error = node.kernels_error ? ` (${node.kernels_error})` : "";
-  if (!node.kernels) {
-    return node.kernels_error ? el("p", { class: "note warn small" }, `Its kernels are not known${error}`) : null;
-  }
-  const title = node.kernels.map((each) => `${each.name}: ${each.display_name || each.language}`).join("\n") + error;
-  const names = node.kernels.map((each) => each.name).join(", ");
-  return el("p", { class: "muted small kernels", title }, names ? `Kernels: ${names}` : "No kernels.");
+  const known = node.kernels || [];
+  const title = [...known.map((each) => `${each.name}: ${each.display_name || each.language}`), node.kernels_error].filter(Boolean).join("\n");
+  const names = known.map((each) => each.name).join(", ") || "none";
+  const text = node.kernels ? `Kernels: ${names}` : node.kernels_error ? "Kernels: it cannot tell" : "Kernels: not known yet";
+  return el("div", { class: node.kernels_error ? "kernels warn" : "kernels", title }, text);
 }
 
 function nodeNotes(node) {
@@ -130,7 +128,7 @@ function card(node) {
     el("div", { class: "row between" }, el("h3", {}, node.name), status(node.status, `since ${format.time(node.since_at)}`)),
     el("div", { class: "row meta" },
       el("span", { class: "muted small" }, spec.role === "gpuserver" ? "GPU server" : "microserver", " · ", spec.host), labels),
-    nodeNotes(node), skew, nodeBody(node), kernels(node), isolation(node), nodeButtons(node));
+    nodeNotes(node), skew, nodeBody(node), el("div", { class: "muted small" }, kernels(node), isolation(node)), nodeButtons(node));
 }
 
 function drawNodes() {
