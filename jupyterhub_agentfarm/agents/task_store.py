@@ -210,7 +210,7 @@ class TaskStore:
             if not numbers:
                 raise InvalidField("cursor", "the id of the last task of the page before", wanted.cursor)
             query = query.where(table.number < numbers[0].number)
-        return [task_of(row) for row in await self._rows(query)]
+        return await self._made(query, task_of)
 
     async def available(self, limit: int) -> list[Task]:
         """Return the available tasks of each agent, by priority and then by age, at most `limit` of each."""
@@ -221,16 +221,14 @@ class TaskStore:
             sa.select(*TASK_COLUMNS, rank, table.number, table.priority).where(table.state == "available").subquery()
         )
         best = sa.select(ranked.c.request, ranked.c.record).where(ranked.c.rank <= limit)
-        rows = await self._rows(best.order_by(ranked.c.priority.desc(), ranked.c.number))
-        return [task_of(row) for row in rows]
+        return await self._made(best.order_by(ranked.c.priority.desc(), ranked.c.number), task_of)
 
     async def executing(self) -> list[tuple[Task, Attempt]]:
         """Return all attempts that go on, the oldest first."""
         attempts = attempts_table.c
         query = sa.select(*TASK_COLUMNS, *ATTEMPT_COLUMNS)
         query = query.join(attempts_table, attempts.task == tasks_table.c.id).where(attempts.ended.is_(False))
-        rows = await self._rows(query.order_by(attempts.fence))
-        return [(task_of(row), attempt_of(row)) for row in rows]
+        return await self._made(query.order_by(attempts.fence), lambda row: (task_of(row), attempt_of(row)))
 
     async def attempts(self, task_id: str) -> list[Attempt]:
         """Return the attempts of a task, the first one first."""
@@ -249,7 +247,8 @@ class TaskStore:
         table = changes_table.c
         query = sa.select(*TASK_COLUMNS, *CHANGE_COLUMNS).join(tasks_table, table.task == tasks_table.c.id)
         newest = query.where(table.number > after).order_by(table.number.desc()).limit(limit)
-        return [(task_of(row), Change(*row[len(TASK_COLUMNS) :])) for row in reversed(await self._rows(newest))]
+        found = await self._made(newest, lambda row: (task_of(row), Change(*row[len(TASK_COLUMNS) :])))
+        return found[::-1]
 
     async def artifacts(self, task_id: str) -> list[Artifact]:
         """Return the artifacts of a task, by attempt and path."""
@@ -282,6 +281,10 @@ class TaskStore:
             if "full" in str(exc.orig):
                 raise NoSpace(f"the database of tasks cannot grow: {exc.orig}") from exc
             raise FarmUnavailable(f"the database of tasks does not answer: {exc.orig}") from exc
+
+    async def _made(self, query: sa.Select[Any], make: Callable[[Any], T]) -> list[T]:
+        """Return what is made of each row, on the database's thread: many records take a while."""
+        return await self._run(lambda connection: [make(row) for row in connection.execute(query)])
 
     async def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
         return await self._run(lambda connection: connection.execute(query).all())
