@@ -17,6 +17,7 @@ from jupyterhub_agentfarm.agents.app import AgentsApp
 from jupyterhub_agentfarm.agents.book import TaskBook
 from jupyterhub_agentfarm.agents.hub_users import HubUsers
 from jupyterhub_agentfarm.agents.limits import FarmLimits
+from jupyterhub_agentfarm.agents.live import LiveNotebooks
 from jupyterhub_agentfarm.agents.models import Agent, AgentLimits
 from jupyterhub_agentfarm.agents.registry import Registry
 from jupyterhub_agentfarm.agents.rendering import Renderer
@@ -83,6 +84,7 @@ class AgentsSite(AgentsApp):
         await self.registry.open()
         self.book = self._own(TaskBook(self.database, Path(self.data_dir) / "agent-tasks"))
         await self.book.open()
+        self.live = self._own(LiveNotebooks(self.book, None))  # type: ignore[arg-type] - no attempt has a server
         self.views = AgentViews(
             lambda: self.farm.leases, self.farm.usage, self.registry.left_to_do, self.book.counts_by_agent
         )

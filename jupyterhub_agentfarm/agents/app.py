@@ -25,6 +25,7 @@ from .farm_news import FarmNews
 from .files import TaskFiles
 from .hub_users import HubUsers
 from .limits import FarmLimits
+from .live import LiveNotebooks
 from .metrics import TaskMetrics
 from .observers import FarmObservers
 from .registry import Registry
@@ -130,6 +131,7 @@ class AgentsApp(ServiceApp):
         self.warm = self._own(WarmServers(self.servers, parent=self))
         parts = (self.book, self.servers, self.warm, (self.farm, self.news), self.registry.tokens)
         self.carriers = self._own(Carriers(*parts, parent=self))
+        self.live = self._own(LiveNotebooks(self.book, self.carriers))
         self.dispatcher = self._own(
             Dispatcher(self.book, self.registry, self.carriers, self.farm, self.news, parent=self)
         )

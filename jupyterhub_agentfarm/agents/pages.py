@@ -122,8 +122,8 @@ class NotebookDocument(AgentsPageHandler):
 
     async def get(self, task_id: str) -> None:
         """Show the document."""
-        await self.seen_task(task_id)
-        name, document = await self.service.renderer.document(await self._notebook(task_id))
+        task = await self.seen_task(task_id)
+        name, document = await self.service.renderer.document(await self._notebook(task))
         self.set_header("Cache-Control", "private, no-cache")
         self.set_header("Vary", "Sec-Fetch-Dest")
         framed = self._framed()
@@ -134,12 +134,15 @@ class NotebookDocument(AgentsPageHandler):
             return
         self._send(document)
 
-    async def _notebook(self, task_id: str) -> bytes:
+    async def _notebook(self, task: Task) -> bytes:
+        live: bytes | None = await self.service.live.get(task)
+        if live is not None:
+            return live
         files = self.service.book.files
         try:
-            return bytes(await files.executed(task_id))
+            return bytes(await files.executed(task.id))
         except NotFoundError:
-            return bytes(await files.notebook(task_id))
+            return bytes(await files.notebook(task.id))
 
     def _framed(self) -> bool:
         return self.request.headers.get("Sec-Fetch-Dest") == "iframe"

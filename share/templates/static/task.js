@@ -38,13 +38,19 @@ function drawFigures() {
     figure("Took", task.started_at ? took(end - task.started_at) : "–", task.started_at && !task.ended_at ? "so far" : task.attempt > 1 ? "with all attempts" : ""));
 }
 
+/** Why an attempt has not begun to compute. */
+function waiting(attempt) {
+  const server = attempt && state.agent && state.agent.servers.find((one) => one.name === attempt.server_name);
+  return server && server.state === "waiting" ? `Its server waits for a node: ${server.detail}` : "Its server is starting.";
+}
+
 /** One piece for each cell, where they are few enough to be seen. */
 function drawProgress() {
   const { task, progress } = state;
   const place = $("progress");
   if (task.state !== "executing" || !progress || progress.attempt !== task.attempt) {
     const attempt = newest();
-    const phase = { starting: "Its server is starting.", collecting: "Its notebook and artifacts are being fetched.", running: "Its kernel is starting." }[attempt && attempt.phase];
+    const phase = { starting: waiting(attempt), collecting: "Its notebook and artifacts are being fetched.", running: "Its kernel is starting." }[attempt && attempt.phase];
     drawWhenNew(place, [task.state, phase], () => (task.state === "executing" && phase ? el("p", { class: "muted" }, phase) : null));
     return;
   }
@@ -131,8 +137,8 @@ function drawRequest() {
 function drawLinks() {
   const { task } = state;
   drawWhenNew($("notebook-links"), [task.attempt > 0, task.request.path], () => [
-    task.attempt ? el("a", { href: `${PREFIX}api/v1/tasks/${id}/notebook?which=executed`, download: `${taskName(task)}.ipynb` }, "Download as executed") : null,
-    task.request.path ? null : el("a", { href: `${PREFIX}api/v1/tasks/${id}/notebook?which=submitted`, download: `${taskName(task)}.ipynb` }, "as submitted"),
+    task.attempt || !task.request.path ? el("a", { href: `${PREFIX}api/v1/tasks/${id}/notebook`, download: `${taskName(task)}.ipynb` }, "Download") : null,
+    task.attempt && !task.request.path ? el("a", { href: `${PREFIX}api/v1/tasks/${id}/notebook?which=submitted`, download: `${taskName(task)}.ipynb` }, "Download as submitted") : null,
     el("a", { href: $("notebook").dataset.src, target: "_blank", rel: "noopener" }, "Open alone")]);
 }
 
@@ -159,15 +165,14 @@ function take(view) {
   draw();
 }
 
-/** The answer to what somebody did here: it may go on after its end. */
+/** The answer to what somebody did here. */
 function changed(task) {
   state.task = task;
   start();
 }
 
+/** Read everything, and follow the task unless it has ended; somebody may let it go on later. */
 async function start() {
-  if (unfollow) unfollow();
-  unfollow = null;
   try {
     take(await api("GET", `tasks/${id}`));
     say(null);
@@ -175,19 +180,23 @@ async function start() {
     say(error);
     return;
   }
-  state.agent = await api("GET", `agents/${encodeURIComponent(state.task.agent)}`).catch(() => null); // a project's member need not see the agent
+  await readAgent();
+  const ended = FINAL.includes(state.task.state);
+  if (ended && unfollow) { unfollow(); unfollow = null; }
+  if (!ended && !unfollow) listen();
+}
+
+async function readAgent() {
+  state.agent = await api("GET", `agents/${encodeURIComponent(state.task.agent)}`).catch(() => null); // a project's member need not see it
   draw();
-  if (!FINAL.includes(state.task.state)) listen();
 }
 
 function listen() {
   unfollow = follow(`tasks/${id}/events`, {
     task(task) {
-      const ended = FINAL.includes(task.state);
-      if (!state.task || task.state !== state.task.state) notebook.refresh();
       state.task = task;
       draw();
-      if (ended) start(); // with everything that belongs to the end; nothing more will happen
+      start(); // with what was not told: it comes first after every connection too
     },
     attempt(attempt) { state.attempts.set(attempt.number, attempt); draw(); },
     change(change) { state.changes.set(change.number, change); draw(); },
@@ -202,3 +211,4 @@ function listen() {
 
 start();
 setInterval(() => { if (state.task && !document.hidden && !FINAL.includes(state.task.state)) drawFigures(); }, 1000);
+setInterval(() => { if (state.task && !document.hidden && newest() && newest().phase === "starting") readAgent(); }, 4000);
