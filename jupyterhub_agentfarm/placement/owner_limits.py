@@ -26,6 +26,10 @@ class OwnerLimitBook:
         #: Grows with every change.
         self.revision = 0
 
+    def __bool__(self) -> bool:
+        """Whether anybody has limits."""
+        return bool(self._limits)
+
     def of(self, owner: str) -> OwnerLimits:
         """Return an owner's limits; of one without any, a record that limits nothing."""
         return self._limits.get(owner, NO_OWNER_LIMITS)

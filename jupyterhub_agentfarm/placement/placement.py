@@ -170,7 +170,7 @@ class Placement:
 
     async def _refuse_over_owners(self) -> None:
         """Take those out of the line who have used their hours meanwhile, or whose limits are others now."""
-        for lease in self._book.waiting() if self._policy.limits_gpu_hours or self._owners.owners() else ():
+        for lease in self._book.waiting() if self._policy.limits_gpu_hours or self._owners else ():
             try:
                 self._check_owner(lease.request)
             except (QuotaExceeded, PlacementRefused) as exc:

@@ -15,6 +15,7 @@ from hub_process import HubProcess, hub_process
 from ssh_node import SSHNode, ssh_node
 from waiting import eventually
 
+from jupyterhub_agentfarm.models import OwnerLimits
 from jupyterhub_agentfarm.runs.client import ServerRuns
 
 pytestmark = [pytest.mark.hub, pytest.mark.rkernel, pytest.mark.asyncio(loop_scope="module")]
@@ -125,6 +126,21 @@ async def test_a_kernel_that_no_node_has(hub: HubProcess) -> None:
     assert status == 409, body
     assert "plain: has no kernel julia-1.10, it has python3;" in body["message"]
     assert "rnode: has no kernel julia-1.10, it has ir, python3" in body["message"]
+
+
+async def test_an_owners_limits_hold_at_the_hub(hub: HubProcess) -> None:
+    """Who starts a server straight at the Hub is held to the limits that the controller was told of."""
+    await hub.add_user("helper")
+    await hub.farm.set_owner_limits("helper", OwnerLimits(servers=1, kernels=("python3",)))
+    status, body = await hub.api("POST", "/users/helper/servers/r", {"kernel": "ir"})
+    assert status == 409, body
+    assert "helper may not use the kernel ir, only python3." in body["message"]
+    await hub.start_server("helper", {"kernel": "python3"}, "one")
+    assert await hub.request_server("helper", {}, "two") == 202
+    (waits,) = [lease for lease in await hub.farm.leases() if lease.server_name == "two"]
+    assert waits.detail.startswith("plain: helper may have 1 server and has 1")
+    await hub.farm.drop_owner_limits("helper")
+    await hub.ready("helper", "two")
 
 
 async def test_a_node_without_it_by_name(hub: HubProcess) -> None:
