@@ -60,6 +60,12 @@ class TaskBook(LoggingConfigurable):
         "needs is kept in any case.",
     ).tag(config=True)
 
+    max_open = Integer(
+        5000,
+        min=1,
+        help="How many tasks of an agent may be there that have not ended. More: an agent that submits without end "
+        "fills more of the disk.",
+    ).tag(config=True)
     max_artifacts = Integer(
         1000,
         min=0,
@@ -147,6 +153,8 @@ class TaskBook(LoggingConfigurable):
             A task that it needs does not exist.
         ConflictError
             The agent has used the idempotency key for something else.
+        QuotaExceeded
+            It has too many tasks that have not ended.
         NoSpace
             The notebook cannot be kept.
         """
@@ -154,7 +162,8 @@ class TaskBook(LoggingConfigurable):
         if notebook is not None:
             await self.files.save_notebook(task_id, notebook)
         try:
-            task = await self._do(steps.submit, steps.Submission(task_id, request, agent, by, notebook, digest))
+            asked = steps.Submission(task_id, request, agent, by, notebook, digest, self.max_open)
+            task = await self._do(steps.submit, asked)
         except Exception:
             await self.files.forget(task_id)
             raise

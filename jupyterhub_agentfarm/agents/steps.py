@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..errors import ConflictError, InvalidField, NoSpace
+from ..errors import ConflictError, InvalidField, NoSpace, QuotaExceeded
 from ..records import to_json
 from . import states
 from .models import Artifact, Attempt, Task, TaskReason, TaskRequest, TaskState
@@ -34,6 +34,8 @@ class Submission:
     notebook: bytes | None
     #: What notebooks that are the same work have in common; "": only equal ones are the same.
     digest: str = ""
+    #: Tasks of the agent that may be there and not have ended, this one among them.
+    most_open: int = 10**9
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def submit(tables: Tables, asked: Submission) -> Task:
     known = _known(tables, asked, digest)
     if known is not None:
         return known
+    _check_open(tables, asked)
     # The notebook itself is in a file; that there is one shows in the empty mapping.
     request = asked.request if asked.notebook is None else replace(asked.request, notebook={})
     now = tables.now
@@ -64,6 +67,15 @@ def submit(tables: Tables, asked: Submission) -> Task:
                 allowed=request.max_attempts)  # fmt: skip
     tables.add_task(task, digest, Why(reason, by=asked.by))
     return task
+
+
+def _check_open(tables: Tables, asked: Submission) -> None:
+    table = tasks_table.c
+    query = sa.select(sa.func.count()).where(table.agent == asked.agent, table.state.in_(_OPEN))
+    number = tables.connection.execute(query).scalar_one()
+    if number >= asked.most_open:
+        known = {"quota": "tasks", "used": number, "limit": asked.most_open}
+        raise QuotaExceeded(f"{asked.agent} has {number} tasks that have not ended, and may have no more", known)
 
 
 def _digest(asked: Submission) -> str:
@@ -224,6 +236,7 @@ def _discard_hopeless(tables: Tables) -> bool:
 
 
 _GOING = ("available", "executing", "retryable")
+_OPEN = ("scheduled", *_GOING)
 
 
 def _waiting() -> sa.ColumnElement[bool]:

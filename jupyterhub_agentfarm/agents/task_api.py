@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from ..controller import api as controller_api
-from ..errors import AgentFarmError, ConflictError, NoSpace, NotFoundError
+from ..errors import AgentFarmError, ConflictError, NoSpace, NotFoundError, QuotaExceeded
 from ..models import UserOptions
 from ..openapi import Operation, Query
 from ..records_schema import Rules, Schema, Schemas
@@ -72,7 +72,7 @@ def _of_all(schemas: Schemas) -> list[Operation]:
     return [
         Operation("GET", "tasks", handlers.TasksHandler, listed, query=_QUERIES),
         Operation("POST", "tasks", handlers.TasksHandler, task, 201, also=(200,), body=schemas.accepted(TaskRequest),
-                  errors=(NotFoundError, ConflictError, NoSpace)),
+                  errors=(NotFoundError, ConflictError, NoSpace, QuotaExceeded)),
         Operation("GET", "events", handlers.BoardEventsHandler, None, media=_STREAM),
     ]  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..errors import ConflictError, HubApiError, InvalidField, NotFoundError
+from ..models import UserOptions
 from ..services.handlers import Principal
 from .access import acts_for, in_project, manages
 from .models import Agent, Task
@@ -23,25 +24,30 @@ def check_request(submitted: Submitted, agent: Agent, principal: Principal, own:
     ConflictError
         The agent is not active.
     """
-    request, options = submitted.request, submitted.request.options
+    request = submitted.request
     if agent.state != "active":
         raise ConflictError(f"the agent {agent.name} is {agent.state}: it takes no tasks")
     if request.priority > 0 and not (manages(principal) or principal.name == agent.owner):
         raise InvalidField("priority", "at most 0: only the agent's owner and those who manage agents may ask for more",
                            request.priority)  # fmt: skip
+    _check_options(request.options, submitted.kernel, agent)
+    project = request.project
+    if not (project is None or project in agent.projects or in_project(principal, project, own)):
+        raise InvalidField("project", "a project of the agent or of yours", project)
+
+
+def _check_options(options: UserOptions, named: str, agent: Agent) -> None:
+    """Refuse options that the agent may not have; `named` is the kernel that the notebook names."""
     for name, value in agent.labels.items():
         if options.labels.get(name, value) != value:
             raise InvalidField(f"options.labels.{name}", f"{value!r} or absent: the agent runs there only",
                                options.labels[name])  # fmt: skip
     if options.gpus > agent.limits.gpus:
         raise InvalidField("options.gpus", f"at most {agent.limits.gpus}, the limit of the agent", options.gpus)
-    kernel = options.kernel or submitted.kernel
+    kernel = options.kernel or named
     if agent.kernels and kernel and kernel not in agent.kernels:
         where = "options.kernel" if options.kernel else "notebook.metadata.kernelspec.name"
         raise InvalidField(where, f"one of the agent's kernels, {', '.join(agent.kernels)}", kernel)
-    project = request.project
-    if not (project is None or project in agent.projects or in_project(principal, project, own)):
-        raise InvalidField("project", "a project of the agent or of yours", project)
 
 
 def check_task_id(task_id: str, where: str) -> str:
@@ -87,7 +93,7 @@ def check_taker(task: Task, giver: Agent, taker: Agent, principal: Principal) ->
     Raises
     ------
     InvalidField
-        It is neither of the same owner nor in the task's project, or is not active.
+        It is neither of the same owner nor in the task's project, is not active, or may not have what the task needs.
     """
     if taker.state != "active":
         raise InvalidField("to", "an active agent", taker.name)
@@ -95,6 +101,7 @@ def check_taker(task: Task, giver: Agent, taker: Agent, principal: Principal) ->
     same = giver.owner != "" and giver.owner == taker.owner
     if not (shared or same or manages(principal)):
         raise InvalidField("to", "an agent of the same owner, or of the task's project", taker.name)
+    _check_options(task.request.options, "", taker)
 
 
 async def check_person(name: str, task: Task, giver: Agent, principal: Principal, hub: Any) -> None:

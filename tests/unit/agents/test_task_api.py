@@ -274,6 +274,9 @@ async def test_agents_and_owners_hand_tasks_to_each_other(api: Api) -> None:
     assert (await bot.task(task["id"]))["assignee"] == "ada"  # it has submitted it, and still sees it
     with pytest.raises(AgentFarmError, match="only twin"):
         await bot.hand_over(task["id"], "bot")
+    kernel = await api.submit(options={"kernel": "julia"})
+    with pytest.raises(InvalidField, match=r"options.kernel must be one of the agent's kernels"):
+        await bot.hand_over(kernel["id"], "twin")
     with pytest.raises(InvalidField, match="to must be the agent's owner"):
         await api.client("ada").hand_over(task["id"], "bob")
 

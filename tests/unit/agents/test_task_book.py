@@ -15,7 +15,7 @@ from task_books import NOTEBOOK, Clock, World, opened
 from jupyterhub_agentfarm.agents import steps
 from jupyterhub_agentfarm.agents.models import TaskRequest
 from jupyterhub_agentfarm.agents.task_store import TaskFilter, Viewer
-from jupyterhub_agentfarm.errors import ConflictError, Fenced, InvalidField, NoSpace, NotFoundError
+from jupyterhub_agentfarm.errors import ConflictError, Fenced, InvalidField, NoSpace, NotFoundError, QuotaExceeded
 
 
 async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -210,6 +210,20 @@ async def test_a_fenced_artifact_leaves_the_one_that_is_kept(world: World) -> No
     (kept,) = await world.book.artifacts(task.id)
     assert b"".join([chunk async for chunk in world.book.files.artifact(kept)]) == b"first"
     assert list((world.folder / "agent-tasks" / ".incoming").iterdir()) == []
+
+
+async def test_an_agent_may_have_so_many_tasks(world: World) -> None:
+    """Those that have ended do not count, nor do others' tasks; a known key is answered all the same."""
+    world.book.max_open = 2
+    first = await world.submit(idempotency_key="k")
+    second = await world.submit(not_before_at=9e9)
+    with pytest.raises(QuotaExceeded, match="bot has 2 tasks that have not ended") as refused:
+        await world.submit()
+    assert refused.value.facts() == {"quota": "tasks", "used": 2, "limit": 2}
+    assert (await world.submit(idempotency_key="k")).id == first.id
+    await world.submit("other")
+    await world.book.cancel(second.id, "ada")
+    await world.submit()
 
 
 async def test_an_attempt_may_leave_so_much(world: World) -> None:
