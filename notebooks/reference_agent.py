@@ -297,11 +297,11 @@ async def run(
     headers = {"Authorization": f"Bearer {settings.token}"}
     http = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30, read=900))
     try:
-        await _check_token(http, settings)
-        async with http, Client(streamable_http_client(settings.mcp_url, http_client=http)) as farm:
-            ended = await _within(Agent(model, farm, say), task, limits, spent, keep)
+        async with http:
+            await _check_token(http, settings)
+            async with Client(streamable_http_client(settings.mcp_url, http_client=http)) as farm:
+                ended = await _within(Agent(model, farm, say), task, limits, spent, keep)
     finally:
-        await http.aclose()
         await model.aclose()
     if isinstance(ended, AgentError):  # raised only here: the SDK would make a group of it
         raise ended

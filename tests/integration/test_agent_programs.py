@@ -56,10 +56,16 @@ def script(*first: Step) -> list[Step]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def site() -> AsyncIterator[TasksHub]:
+async def site(workspace: Path) -> AsyncIterator[TasksHub]:
     """A Hub with one node that all agents share."""
-    async with tasks_hub(1) as running:
+    async with tasks_hub(1, f"c.Spawner.notebook_dir = {str(workspace)!r}\n") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which servers work."""
+    return tmp_path_factory.mktemp("workspace")
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -92,20 +98,19 @@ def environment(site: TasksHub, model: ModelServer, agent: str) -> dict[str, str
     }
 
 
-def check_work(site: TasksHub, messages: Messages) -> None:
+def check_work(workspace: Path, messages: Messages) -> None:
     """Check what was done on the node, and that the model was shown its mistake."""
-    home = site.hub.directory / "home"
-    assert json.loads((home / "means.json").read_text()) == {"a": 2.5, "b": 12.0}
-    assert (home / "measurements.csv").read_text() == CSV
+    assert json.loads((workspace / "means.json").read_text()) == {"a": 2.5, "b": 12.0}
+    assert (workspace / "measurements.csv").read_text() == CSV
     results = tool_results(messages)
     assert len(results) == 5
     assert any("NameError" in result and "mean_of_groups" in result for result in results)
     for name in ("means.json", "measurements.csv"):
-        (home / name).unlink()
+        (workspace / name).unlink()
 
 
 @pytest.mark.framework
-async def test_an_agent_of_a_framework_solves_a_task(site: TasksHub, model: ModelServer) -> None:
+async def test_an_agent_of_a_framework_solves_a_task(site: TasksHub, model: ModelServer, workspace: Path) -> None:
     """OpenAI's Agents SDK, with a token and the endpoint's address, works on a node from start to answer."""
     await site.register("openai")
     model.play(*script())
@@ -113,10 +118,12 @@ async def test_an_agent_of_a_framework_solves_a_task(site: TasksHub, model: Mode
     assert answer == "The means are a: 2.5 and b: 12.0\n"
     offered = {tool["function"]["name"] for tool in model.requests[0]["tools"]}
     assert {"execute_code", "submit_task", "start_server"} <= offered
-    check_work(site, model.requests[-1]["messages"])
+    check_work(workspace, model.requests[-1]["messages"])
 
 
-async def test_the_reference_agent_solves_a_task(site: TasksHub, model: ModelServer, reference: ModuleType) -> None:
+async def test_the_reference_agent_solves_a_task(
+    site: TasksHub, model: ModelServer, reference: ModuleType, workspace: Path
+) -> None:
     """It plans, works step by step, corrects itself, answers, and stops the server that it has started."""
     await site.register("planner")
     model.play(*script(Say("1. Write the file.\n2. Compute.\n3. Tell.")))
@@ -130,7 +137,7 @@ async def test_the_reference_agent_solves_a_task(site: TasksHub, model: ModelSer
     assert "tools" not in model.requests[0]
     assert "stopped the server ''" in said
     assert await site.hub.model("planner") is None or not (await site.hub.model("planner") or {})["ready"]
-    check_work(site, model.requests[-1]["messages"])
+    check_work(workspace, model.requests[-1]["messages"])
 
 
 async def test_limits_end_the_reference_agent(site: TasksHub, model: ModelServer, reference: ModuleType) -> None:
@@ -203,7 +210,7 @@ async def test_the_reference_agent_from_the_command_line(site: TasksHub, model: 
     assert err.startswith("reference agent: set AGENTFARM_TOKEN")
 
 
-async def test_the_notebook_of_the_reference_agent(site: TasksHub, model: ModelServer) -> None:
+async def test_the_notebook_of_the_reference_agent(site: TasksHub, model: ModelServer, workspace: Path) -> None:
     """Executed cell by cell, it shows the plan, the steps, the answer and what was used."""
     await site.register("booked")
     model.play(*script(Say("1. Compute.")))
@@ -219,4 +226,4 @@ async def test_the_notebook_of_the_reference_agent(site: TasksHub, model: ModelS
     assert "NameError" in text
     assert "The means are a: 2.5 and b: 12.0" in text
     assert "7 steps" in text
-    check_work(site, model.requests[-1]["messages"])
+    check_work(workspace, model.requests[-1]["messages"])

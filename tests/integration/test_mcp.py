@@ -33,9 +33,10 @@ SLEEP = "print('begun', flush=True)\nimport time\ntime.sleep(60)"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def site() -> AsyncIterator[TasksHub]:
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TasksHub]:
     """A Hub with one node and the agents `bot` and `other`; the bot's default server runs."""
-    async with tasks_hub(1) as running:
+    workspace = tmp_path_factory.mktemp("workspace")
+    async with tasks_hub(1, f"c.Spawner.notebook_dir = {str(workspace)!r}\n") as running:
         await running.register("other")
         async with session(running) as mcp:
             view = await mcp.data("start_server", wait_seconds=100)
