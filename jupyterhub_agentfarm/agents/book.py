@@ -19,6 +19,7 @@ from traitlets import Integer
 from traitlets.config import LoggingConfigurable
 
 from ..errors import AgentFarmError
+from ..faults import undone
 from ..inventory.database import Database
 from ..tasks import OwnedTasks
 from ..traitlets import ByteSize, Seconds
@@ -161,12 +162,9 @@ class TaskBook(LoggingConfigurable):
         task_id = steps.new_id()
         if notebook is not None:
             await self.files.save_notebook(task_id, notebook)
-        try:
-            asked = steps.Submission(task_id, request, agent, by, notebook, digest, self.max_open)
+        asked = steps.Submission(task_id, request, agent, by, notebook, digest, self.max_open)
+        async with undone(lambda: self.files.forget(task_id)):
             task = await self._do(steps.submit, asked)
-        except Exception:
-            await self.files.forget(task_id)
-            raise
         if task.id != task_id:
             await self.files.forget(task_id)
             return task, False

@@ -8,6 +8,7 @@ of its own change, and many callers at a time pay for few commits.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ..errors import FarmUnavailable, InvalidField, NoSpace
+from ..faults import Edge
 from ..inventory.database import Database
 from .models import FINAL_STATES, Artifact, Attempt, Change, Task, TaskState
 from .task_tables import (
@@ -36,6 +38,9 @@ from .task_tables import (
 )
 
 T = TypeVar("T")
+#: A step, and who waits for what it returns.
+Asked = tuple[Callable[[Tables], Any], asyncio.Future[Any]]
+log = logging.getLogger(__name__)
 
 #: Changes in one transaction.
 _TOGETHER = 100
@@ -92,7 +97,7 @@ class TaskStore:
         self._database = database
         self._tell = tell
         self._clock = clock
-        self._waiting: list[tuple[Callable[[Tables], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[Asked] = []
         self._working: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -127,27 +132,33 @@ class TaskStore:
         """Do what waits until nothing does."""
         try:
             while self._waiting:
-                steps, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
-                await self._together(steps)
+                asked, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+                await self._together(asked)
         finally:
             self._working = None
 
-    async def _together(self, steps: list[tuple[Callable[[Tables], Any], asyncio.Future[Any]]]) -> None:
-        """Do steps in one transaction; when one of them fails, each in one of its own."""
+    async def _together(self, asked: list[Asked]) -> None:
+        """Make changes in one transaction; when one of them fails, each in one of its own."""
         now = self._clock()
-        try:
-            done = await self._run(lambda connection: [_done(connection, now, step) for step, _ in steps])
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is given to the caller whose step it was
-            if len(steps) == 1:
-                _give(steps[0][1], exc)
-                return
-            for each in steps:
+        work = self._run(lambda connection: [_done(connection, now, step) for step, _ in asked])
+        (done,) = await asyncio.gather(work, return_exceptions=True)
+        if not isinstance(done, BaseException):
+            for (_, future), (result, told) in zip(asked, done, strict=True):
+                self._tell_safely(told)
+                if not future.done():
+                    future.set_result(result)
+        elif len(asked) == 1 or isinstance(done, FarmUnavailable):
+            for _, future in asked:
+                if not future.done():
+                    future.set_exception(done)
+        else:
+            for each in asked:
                 await self._together([each])
-            return
-        for (_, future), (result, told) in zip(steps, done, strict=True):
+
+    def _tell_safely(self, told: Sequence[Told]) -> None:
+        """Tell what is committed: a fault of those who hear of it is not one of the change."""
+        with Edge(log, "a change of a task was not told to all"):
             self._tell(told)
-            if not future.done():
-                future.set_result(result)
 
     async def check_current(self, attempt: Attempt) -> None:
         """Refuse an attempt that is over.
@@ -293,11 +304,6 @@ class TaskStore:
 def _done(connection: Connection, now: float, step: Callable[[Tables], T]) -> tuple[T, list[Told]]:
     tables = Tables(connection, now)
     return step(tables), tables.told
-
-
-def _give(future: asyncio.Future[Any], exc: Exception) -> None:
-    if not future.done():
-        future.set_exception(exc)
 
 
 def _forgettable() -> tuple[sa.ColumnElement[bool], ...]:

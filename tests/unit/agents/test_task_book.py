@@ -72,6 +72,18 @@ async def test_a_change_whose_caller_went_away_is_made_and_told(world: World) ->
     assert (await world.book.task(task.id)).state == "executing"
 
 
+async def test_a_fault_of_who_is_told_is_none_of_the_change(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The change is made, its caller goes on, and the fault is logged."""
+
+    def fails(_task: object) -> None:
+        raise ZeroDivisionError
+
+    world.book.cancelled.append(fails)
+    task, _ = await world.executing()
+    assert (await world.book.cancel(task.id, "ada")).ending == "cancelled"
+    assert "a change of a task was not told to all" in caplog.text
+
+
 async def test_followers_hear_of_every_change_in_order(world: World) -> None:
     """Those of a task until it has ended, those of the board of all tasks."""
     task, board = await world.submit(), world.book.followers.follow("board")
