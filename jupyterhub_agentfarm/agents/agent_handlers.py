@@ -134,7 +134,8 @@ class RetireHandler(RegistryHandler):
     async def post(self, name: str) -> None:
         """Stop the agent's servers, revoke its tokens, cancel its tasks, and delete its Hub user, for good."""
         request = self.body(RetireRequest)
-        await self.answer_view(await self.registry.retire(name, self.principal.name, request.reason))
+        archive = request.workspace == "archive"
+        await self.answer_view(await self.registry.retire(name, self.principal.name, request.reason, archive=archive))
 
 
 #: Routes below the service's prefix.

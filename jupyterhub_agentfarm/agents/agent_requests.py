@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import InvalidField
-from .models import AgentLimits, check_token_seconds
+from .models import Agent, AgentLimits, check_token_seconds
 
 _REASON_CHARACTERS = 500
 
@@ -39,7 +39,8 @@ class RetireRequest:
     """Why an agent is retired, for people, and what becomes of its files on the nodes."""
 
     reason: str = ""
-    #: "keep": they stay where they are. "archive": those that its running servers show are packed here first.
+    #: "keep": they stay where they are. "archive": those that its running servers show are packed first, on the Hub's
+    #: machine; the agent's `detail` says where.
     workspace: Literal["keep", "archive"] = "keep"
 
     def __post_init__(self) -> None:
@@ -68,6 +69,14 @@ class AgentChange:
         if self.expires_in_seconds is not None and not 0 <= self.expires_in_seconds <= 3660 * 86400.0:
             wanted = "a number of seconds, at most ten years, or 0 for never"
             raise InvalidField("expires_in_seconds", wanted, self.expires_in_seconds)
+
+    def applied(self, agent: Agent, now: float) -> Agent:
+        """Return the agent as it is to be."""
+        named = {name: value for name, value in vars(self).items() if value is not None}
+        seconds = named.pop("expires_in_seconds", None)
+        if seconds is not None:
+            named["expires_at"] = now + seconds if seconds else None
+        return replace(agent, **named)
 
 
 def _check_reason(reason: str) -> None:

@@ -18,6 +18,7 @@ from . import agent_handlers, mcp_server, metrics, pages, task_handlers
 from .agent_store import AgentStore
 from .agent_views import AgentViews
 from .api import description
+from .archive import Archiver
 from .book import TaskBook
 from .carriers import Carriers
 from .dispatcher import Dispatcher
@@ -114,6 +115,9 @@ class AgentsApp(ServiceApp):
         self.registry.revoked.append(lambda name: self.forget_logins())
         self.observers.all.append(self._own(ServerSharing(self.registry, users)))
         base_url = os.environ.get("JUPYTERHUB_BASE_URL", "/")
+        proxy_url = os.environ.get("AGENTFARM_PROXY_URL") or "http://127.0.0.1:8000"
+        archives, hub_url = Path(self.data_dir) / "agent-archives", proxy_url.rstrip("/") + base_url
+        self.registry.archiver = Archiver(users, lambda: self.farm.leases, archives, hub_url)
         self.views = AgentViews(
             lambda: self.farm.leases,
             self.farm_client.usage,

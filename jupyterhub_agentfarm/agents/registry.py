@@ -29,6 +29,7 @@ from ..tasks import OwnedTasks
 from ..traitlets import Seconds
 from .agent_requests import AgentChange
 from .agent_store import STORE_ERRORS, AgentStore, Stage, taken
+from .archive import Archiver
 from .hub_users import TASKS_NOTE, HubUsers, activity
 from .known import KnownAgents
 from .limits import FarmLimits, limits_of
@@ -93,6 +94,8 @@ class Registry(LoggingConfigurable):
         self.holds = self._settler.holds
         #: Who is told that the tokens of an agent were revoked.
         self.revoked = self._settler.revoked
+        #: Packs the files of agents that are retired.
+        self.archiver: Archiver | None = None
         #: Who is told of an agent whose record was changed: as it was, and as it is.
         self.changed: list[Callable[[Agent, Agent], None]] = []
 
@@ -212,19 +215,28 @@ class Registry(LoggingConfigurable):
         """
         return await self._end(name, ("active",), "suspended", f"{reason} ({by})" if reason else f"by {by}")
 
-    async def retire(self, name: str, by: str, reason: str = "") -> Agent:
+    async def retire(self, name: str, by: str, reason: str = "", *, archive: bool = False) -> Agent:
         """Stop an agent's servers, revoke its tokens, cancel its tasks and delete its Hub user, for good.
 
-        What is not done when this returns is tried until it is: see :meth:`left_to_do`.
+        What is not done when this returns is tried until it is: see :meth:`left_to_do`. With `archive` its files are
+        packed before its servers are stopped; where that does not come to an end, retiring it again without ends it.
 
         Raises
         ------
         NotFoundError
             There is no such agent.
         ConflictError
-            It is retired already.
+            It is retired already, or its files cannot be packed because no server of it runs.
         """
-        return await self._end(name, ("active", "suspended"), "retired", f"{reason} ({by})" if reason else f"by {by}")
+        detail = f"{reason} ({by})" if reason else f"by {by}"
+        kept = self._known.kept(name)
+        if kept is not None and kept.stage == "archiving" and not archive:
+            return await self._end(name, ("retired",), "retired", kept.agent.detail)
+        if not archive:
+            return await self._end(name, ("active", "suspended"), "retired", detail)
+        self._in_state(name, "active", "suspended")
+        self._archiver().check(name)
+        return await self._end(name, ("active", "suspended"), "retired", detail, "archiving")
 
     async def resume(self, name: str, by: str) -> Agent:
         """Let a suspended agent work again; it needs a new token, which :meth:`rotate` gives.
@@ -259,7 +271,8 @@ class Registry(LoggingConfigurable):
         """
         async with self._locks[name]:
             agent = self._in_state(name, "active", "suspended")
-            changed = self._changed(agent, change)
+            changed = change.applied(agent, self._clock())
+            limits_of(changed)  # refuses what the controller would
             if changed.owner != agent.owner:
                 await self._check_owner(changed.owner)
             if agent.state == "active":
@@ -274,16 +287,6 @@ class Registry(LoggingConfigurable):
 
     # ---- inside ----
 
-    def _changed(self, agent: Agent, change: AgentChange) -> Agent:
-        """Return the agent as it is to be."""
-        named = {name: value for name, value in vars(change).items() if value is not None}
-        seconds = named.pop("expires_in_seconds", None)
-        if seconds is not None:
-            named["expires_at"] = self._clock() + seconds if seconds else None
-        changed = replace(agent, **named)
-        limits_of(changed)
-        return changed
-
     async def _check_owner(self, owner: str) -> None:
         if not owner or self.find(owner) is not None or await self._users.find(owner) is None:
             raise InvalidField("owner", "a user of the Hub who is no agent", owner)
@@ -294,12 +297,24 @@ class Registry(LoggingConfigurable):
             raise ConflictError(f"the agent {name} is {agent.state}, not {' or '.join(states)}")
         return agent
 
-    async def _end(self, name: str, states: tuple[AgentState, ...], state: AgentState, detail: str) -> Agent:
+    def _archiver(self) -> Archiver:
+        if self.archiver is None:
+            raise ConflictError("workspaces cannot be archived here: keep it")
+        return self.archiver
+
+    async def _end(
+        self,
+        name: str,
+        states: tuple[AgentState, ...],
+        state: AgentState,
+        detail: str,
+        stage: Stage = "settling",
+    ) -> Agent:
         async with self._locks[name]:
             agent = self._in_state(name, *states)
             ended_at = self._clock() if state == "retired" else None
             agent = replace(agent, state=state, detail=detail, ended_at=ended_at)
-            await self._known.save(agent, "settling")
+            await self._known.save(agent, stage)
             self.tokens.forget(name)
         self.log.info("%s", LogLine(f"agent {state}", agent=name, detail=detail))
         settling = self._owned.start(self._quietly(self._settle(name), name), f"settling {name}")
@@ -318,8 +333,8 @@ class Registry(LoggingConfigurable):
     async def _look_after(self) -> None:
         while True:
             await self._quietly(self._retire_expired())
-            for name in self._known.in_stage("settling"):
-                await self._quietly(self._settle(name), name)
+            for name in (*self._known.in_stage("settling"), *self._known.in_stage("archiving")):
+                self._owned.start_single(self._quietly(self._settle(name), name), f"settling {name} again")
             for name in self._known.in_stage("registering"):
                 await self._quietly(self._undo(name), name)
             await self._quietly(self._note_activity())
@@ -339,10 +354,19 @@ class Registry(LoggingConfigurable):
     async def _settle(self, name: str) -> None:
         async with self._locks[name]:
             kept = self._known.kept(name)
+            if kept is not None and kept.stage == "archiving":
+                await self._archive(kept.agent)
+                kept = self._known.kept(name)
             if kept is not None and kept.stage == "settling":
                 await self._settler.settle(kept.agent)
                 await self._known.save(kept.agent, "ready")
                 self.log.info("%s", LogLine("agent settled", agent=name, state=kept.agent.state))
+
+    async def _archive(self, agent: Agent) -> None:
+        await self._settler.close(agent)
+        path = await self._archiver().pack(agent.name)
+        await self._known.save(replace(agent, detail=f"{agent.detail}; its files are in {path}"), "settling")
+        self.log.info("%s", LogLine("agent archived", agent=agent.name, path=path))
 
     async def _undo(self, name: str) -> None:
         async with self._locks[name]:

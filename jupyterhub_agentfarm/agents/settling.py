@@ -55,6 +55,19 @@ class Settler:
             await self.users.delete(agent.name)
             await self.limits.drop(agent.name)
 
+    async def close(self, agent: Agent) -> None:
+        """Let a retired agent do nothing more, while its servers still show its files.
+
+        Raises
+        ------
+        AgentFarmError
+            Something could not be done.
+        """
+        await self.revoke(agent.name)
+        await self.limits.forbid(agent.name)
+        for hold in self.holds:
+            await hold(agent.name, "agent_retired")
+
     async def revoke(self, name: str, keep_notes: tuple[str, ...] = ()) -> None:
         """Revoke an agent's tokens, and have those who remember them forget them."""
         await self.users.revoke(name, keep_notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,39 @@ async def test_a_retired_agent_is_gone_and_its_name_reserved(site: Site) -> None
     assert (status, refused["reason"]) == (409, "conflict")
     assert "old" not in [agent["name"] for agent in (await site.agents.ask("GET", "agents"))[1]["agents"]]
     assert "old" in [agent["name"] for agent in (await site.agents.ask("GET", "agents?all=1"))[1]["agents"]]
+
+
+async def test_an_agents_files_are_packed_before_it_is_gone(site: Site, tmp_path: Path) -> None:
+    """A running server of the agent shows them; without one nothing can be packed, and nothing is done."""
+    token = await site.agents.register("writer")
+    refused = await site.agents.ask("POST", "agents/writer/retire", {"workspace": "archive"})
+    assert (refused[0], refused[1]["reason"]) == (409, "conflict")
+    await site.agents.start_server("writer", "work", token)
+    contents = f"{site.agents.hub.url}/user/writer/work/api/contents/"
+    assert (await site.agents.get_json(f"{contents}kept", token, "PUT", {"type": "directory"}))[0] == 201
+    body = {"type": "file", "format": "text", "content": "42"}
+    assert (await site.agents.get_json(f"{contents}kept/the answer.txt", token, "PUT", body))[0] == 201
+
+    async def packable() -> Any:
+        status, view = await site.agents.ask("POST", "agents/writer/retire", {"workspace": "archive"})
+        return view if status in (200, 202) else None
+
+    await eventually(packable, "the service knows that the server runs")
+    assert (await site.agents.hub.api("GET", "/user", token=token))[0] == 403
+
+    async def settled() -> Any:
+        view = (await site.agents.ask("GET", "agents/writer"))[1]
+        return view if view["state"] == "retired" and not view["left_to_do"] else None
+
+    view = await eventually(settled, "it is packed and gone", timeout=60)
+    archive = site.agents.hub.directory / "agent-archives" / "writer.tar.gz"
+    assert view["detail"] == f"by admin; its files are in {archive}"
+    assert archive.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(archive) as packed:
+        file = packed.extractfile("writer/n1/kept/the answer.txt")
+        assert file is not None
+        assert file.read() == b"42"
+    assert (await site.agents.hub.api("GET", "/users/writer"))[0] == 404
 
 
 async def test_an_expired_agent_is_retired(site: Site) -> None:
