@@ -25,7 +25,10 @@ const REASONS = {
   dependency_failed: "a task before it failed", attempts_exhausted: "there were enough attempts",
   agent_suspended: "the agent is suspended", agent_retired: "the agent is retired",
 };
-const because = (thing) => thing.detail || REASONS[thing.reason || thing.outcome] || thing.reason || "";
+function because(thing) {
+  const text = thing.detail || REASONS[thing.reason] || thing.reason || "";
+  return text === thing.state ? "" : text;
+}
 
 const plural = (number, word) => `${number.toLocaleString()} ${word}${number === 1 ? "" : "s"}`;
 const agentUrl = (name) => `${PREFIX}agents/${encodeURIComponent(name)}`;
