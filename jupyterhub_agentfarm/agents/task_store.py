@@ -141,7 +141,7 @@ class TaskStore:
         """Make changes in one transaction; when one of them fails, each in one of its own."""
         now = self._clock()
         work = self._run(lambda connection: [_done(connection, now, step) for step, _ in asked])
-        (done,) = await asyncio.gather(work, return_exceptions=True)
+        done: list[tuple[Any, list[Told]]] | BaseException = (await asyncio.gather(work, return_exceptions=True))[0]
         if not isinstance(done, BaseException):
             for (_, future), (result, told) in zip(asked, done, strict=True):
                 self._tell_safely(told)
