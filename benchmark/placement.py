@@ -19,15 +19,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import gc
 import itertools
 import json
-import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from placement_trace import quality
+from provenance import output_path, provenance
 
 from jupyterhub_agentfarm.errors import PlacementRefused
 from jupyterhub_agentfarm.inventory import Database
@@ -49,7 +46,6 @@ from jupyterhub_agentfarm.placement.line import Holds
 from jupyterhub_agentfarm.placement.view import Promised
 
 GIB = 2**30
-RESULTS = Path(__file__).parent / "results"
 MODELS = (("NVIDIA A100", 40), ("NVIDIA A100", 80), ("NVIDIA H100", 80), ("Tesla T4", 16))
 ROOMS = ("a", "b", "c", "d")
 Samples = dict[str, list[float]]
@@ -204,22 +200,6 @@ def summary(values: list[float]) -> dict[str, float]:
     return {name: round(figure(), 5) for name, figure in shown.items()} | {"n": len(values)}
 
 
-def provenance(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what one needs to know to compare with this run."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
-    return {
-        "date": dt.datetime.now(dt.UTC).isoformat(),
-        "load_average": os.getloadavg(),
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
-        "uncommitted_changes": bool(changed.stdout),
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.platform()},
-        "python": platform.python_version(),
-        "options": {name: value for name, value in vars(options).items() if name != "output"},
-    }
-
-
 def main() -> int:
     """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description="Measure the cost and the quality of placement.")
@@ -241,7 +221,7 @@ def main() -> int:
         options.jobs = 200
     result = {"provenance": provenance(options), "cost": cost(options)}
     result["quality"] = [quality(options.seed + i, options.jobs, options.load) for i in range(options.traces)]
-    output = options.output or RESULTS / f"placement-{dt.datetime.now(dt.UTC):%Y-%m-%d}.json"
+    output = options.output or output_path("placement")
     output.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result, indent=1) + f"\nwritten: {output}\n")
     return 0

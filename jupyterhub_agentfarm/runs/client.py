@@ -163,14 +163,19 @@ class ServerRuns:
             raise NodeUnreachable(self._node, f"its server did not answer ({type(exc).__name__}: {exc})") from exc
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
-        if response.status >= 500 or response.status in (301, 302, 303, 307, 308, 424):
+        status = response.status
+        if status < 300:
+            return
+        if status >= 500 or status < 400 or status == 424:
             if LEASE_HEADER in response.headers:
-                raise ServerUnready(self._node, f"its server answered {response.status}")
-            raise NodeUnreachable(self._node, f"the proxy answered {response.status} for its server")
-        if response.status >= 400:
-            data = _decoded(await response.text())
-            message = data.get("message") if isinstance(data, dict) else None
-            raise RunRefused(self._node, response.status, str(message or response.reason))
+                raise ServerUnready(self._node, f"its server answered {status}")
+            raise NodeUnreachable(self._node, f"the proxy answered {status} for its server")
+        data = _decoded(await response.text())
+        told = data if isinstance(data, dict) else {}
+        if LEASE_HEADER not in response.headers and not isinstance(told.get("reason"), str):
+            # A proxy that was started a moment ago, or the Hub behind it, knows no way to the server.
+            raise NodeUnreachable(self._node, f"the proxy or the Hub answered {status} for its server")
+        raise RunRefused(self._node, status, str(told.get("message") or response.reason))
 
 
 def _decoded(text: str) -> Any:
