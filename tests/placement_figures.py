@@ -70,10 +70,10 @@ class Trace:
         return imbalance(self.used, SLOT_CORES)
 
 
-def uneven_farm() -> tuple[list[Node], list[Node]]:
-    """Return eight nodes under uneven load, and four that look idle and fail a hard limit each."""
+def uneven_farm(others: Sequence[float] = UNEVEN_CORES) -> tuple[list[Node], list[Node]]:
+    """Return a node under each of these loads, and four that look idle and fail a hard limit each."""
     devices = [gpu(f"GPU-{number}") for number in range(4)]
-    good = [reported(node(f"n{number}", *devices), busy) for number, busy in enumerate(UNEVEN_CORES)]
+    good = [reported(node(f"n{number}", *devices), busy) for number, busy in enumerate(others)]
     full = telemetry(cpus=CORES, filesystems=(Filesystem("/", 10**12, 10**6),))
     bad = [
         node("x-full", report=full),
@@ -92,17 +92,33 @@ def reported(known: Node, busy_cores: float) -> Node:
     return replace(known, telemetry=report, reported_at=time.time())
 
 
-async def placed_trace(database: Database, spawns: int, **policy: Any) -> Trace:
-    """Return what the real placement makes of a trace; every server is busy from its node's next report on."""
-    good, bad = uneven_farm()
+async def placed_trace(
+    database: Database, spawns: int, *, others: Sequence[float] = UNEVEN_CORES, busy: float = SLOT_CORES, **policy: Any
+) -> Trace:
+    """Return what the real placement makes of a trace.
+
+    Parameters
+    ----------
+    database
+        An open one.
+    spawns
+        How many servers are asked for.
+    others
+        Cores that others keep busy on each of the nodes.
+    busy
+        Cores that each server keeps busy, as its node's next report shows.
+    policy
+        Options of the policy.
+    """
+    good, bad = uneven_farm(others)
     known = {each.name: each for each in good}
     placement = Placement(PlacementPolicy(settle_time=0, **policy), LeaseBook(database))
     for each in (*good, *bad):
         placement.tell(NodeView(each))
-    trace = Trace(dict(zip(known, map(float, UNEVEN_CORES), strict=True)))
+    trace = Trace(dict(zip(known, map(float, others), strict=True)))
     for number in range(spawns):
         lease = await placement.place(request(f"u{number}", cpus=SLOT_CORES))
-        _put(trace, lease.node or "")
+        _put(trace, lease.node or "", busy)
         if lease.node in known:
             known[lease.node] = reported(known[lease.node], trace.used[lease.node])
             placement.tell(NodeView(known[lease.node]))
@@ -174,10 +190,10 @@ async def _burst(url: str) -> None:
     await asyncio.Event().wait()
 
 
-def _put(trace: Trace, name: str) -> None:
+def _put(trace: Trace, name: str, busy: float = SLOT_CORES) -> None:
     trace.servers[name] += 1
     if name in trace.used:
-        trace.used[name] += SLOT_CORES
+        trace.used[name] += busy
     else:
         trace.wrong += 1
 

@@ -33,11 +33,10 @@ class PlacementPolicy(LoggingConfigurable):
         value_trait=Float(min=0),
         key_trait=Unicode(),
         help="How much each scorer counts, by name; those not named here keep their weight of 1. A larger weight of "
-        "`spread` evens out the number of servers, of `cpu` and `load` follows the work they do, of `gpu_headroom` "
-        "keeps nodes with several free GPUs, of `memory` follows the memory that is left. 0 turns a scorer off. Where "
-        "servers keep their cores busy, `spread` at 0.2 evens the load of unlike nodes out to a core, and at 1 to a "
-        "few; but with 0.2 idle notebooks gather where a little less runs, and with 1 they do not. "
-        "Scorers of other packages (entry point group agentfarm.scorers) are named here too.",
+        "`spread` evens out the share of the cores that is spoken for: busy, or promised to servers, idle ones too; "
+        "of `cpu` and `load` follows the work they do, of `gpu_headroom` keeps nodes with several free GPUs, of "
+        "`memory` follows the memory that is left. 0 turns a scorer off; without `spread` idle notebooks gather where "
+        "a little less runs. Scorers of other packages (entry point group agentfarm.scorers) are named here too.",
     ).tag(config=True)
     min_disk_free = ByteSize(
         2**30,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from ..errors import ConfigError
-from ..models import PlacementRequest
+from ..models import PlacementRequest, Telemetry
 from .view import NodeView, free_gpus
 
 Scorer = Callable[[NodeView, PlacementRequest], float]
@@ -33,12 +33,7 @@ def gpu_headroom(view: NodeView, request: PlacementRequest) -> float:
 def cpu(view: NodeView, request: PlacementRequest) -> float:
     """Prefer nodes whose cores are idle."""
     report = view.node.telemetry
-    if report is None:
-        return 0.0
-    busy = report.cpu_utilization_ratio
-    if busy is None:
-        busy = min(1.0, report.load1 / report.cpus)
-    return _clip(1 - busy - _unseen_cpus(view) / report.cpus)
+    return 0.0 if report is None else _clip(1 - _busy(report) - _unseen_cpus(view) / report.cpus)
 
 
 def memory(view: NodeView, request: PlacementRequest) -> float:
@@ -58,8 +53,16 @@ def load(view: NodeView, request: PlacementRequest) -> float:
 
 
 def spread(view: NodeView, request: PlacementRequest) -> float:
-    """Prefer nodes with few servers of the farm."""
-    return 1 / (1 + view.promised.leases)
+    """Prefer nodes of whose cores few are spoken for, whether by what is busy or by the farm's servers.
+
+    A server counts with the cores that it was promised, one at least. The larger of both counts, not the sum: so idle
+    servers count although nothing is busy, and those that are busy are not counted twice. Falls on and on.
+    """
+    report, promised = view.node.telemetry, view.promised
+    if report is None:
+        return 0.0
+    busy = _busy(report) + _unseen_cpus(view) / report.cpus
+    return 1 / (1 + max(busy, max(promised.cpus, promised.leases) / report.cpus))
 
 
 SCORERS: Mapping[str, Scorer] = {
@@ -144,6 +147,12 @@ def load_scorers() -> dict[str, Scorer]:
         except (ImportError, AttributeError) as exc:
             raise ConfigError(f"the scorer {entry.name} cannot be imported from {entry.value}: {exc}") from exc
     return scorers
+
+
+def _busy(report: Telemetry) -> float:
+    """Return the share of the cores that was busy when the node reported."""
+    busy = report.cpu_utilization_ratio
+    return min(1.0, report.load1 / report.cpus) if busy is None else busy
 
 
 def _unseen_cpus(view: NodeView) -> float:

@@ -20,22 +20,42 @@ SPAWNS = 200
 async def test_load_is_evened_out(tmp_path: Path) -> None:
     """200 servers on eight unevenly loaded nodes: none on a node that fails a hard limit, and less uneven than blind.
 
-    With the weight of `spread` at 0, which trades load against the number of servers, at most one slot is between the
-    fullest node and the emptiest.
+    At most one slot is between the fullest node and the emptiest, with any weight of `spread`.
     """
     traces = []
-    for name, weights in (("plain", {}), ("even", {"spread": 0.0})):
+    for name, weights in (("plain", {}), ("none", {"spread": 0.0}), ("much", {"spread": 5.0})):
         database = Database(f"sqlite:///{tmp_path}/{name}.sqlite")
         await database.open()
         traces.append(await figures.placed_trace(database, SPAWNS, weights=weights))
         await database.aclose()
-    plain, even = traces
-    assert [trace.wrong for trace in traces] == [0, 0]
+    plain = traces[0]
+    assert [trace.wrong for trace in traces] == [0, 0, 0]
     assert sum(plain.servers.values()) == SPAWNS
-    assert even.imbalance <= 1
+    assert max(trace.imbalance for trace in traces) <= 1
     blind = [figures.blind_trace(figures.at_random(seed), SPAWNS).imbalance for seed in range(20)]
     least = figures.blind_trace(figures.least_count, SPAWNS).imbalance
     assert plain.imbalance < min(*blind, least) / 3
+
+
+async def test_idle_servers_do_not_gather(tmp_path: Path) -> None:
+    """Eighty servers that do nothing go evenly to nodes that are nearly idle, whose loads differ by a core at most.
+
+    Without `spread` most of them would be on a few of the nodes. Where others keep up to half of a node busy, those
+    with more room take more, but no node takes more than the busiest one's work and a few.
+    """
+    traces = []
+    nearly_idle = (0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 1.0, 1.2)
+    for name, others, weights in (
+        ("plain", nearly_idle, {}), ("gathered", nearly_idle, {"spread": 0.0}), ("uneven", figures.UNEVEN_CORES, {}),
+    ):  # fmt: skip
+        database = Database(f"sqlite:///{tmp_path}/{name}.sqlite")
+        await database.open()
+        traces.append(await figures.placed_trace(database, 80, others=others, busy=0.02, weights=weights))
+        await database.aclose()
+    plain, gathered, uneven = ([trace.servers[f"n{number}"] for number in range(8)] for trace in traces)
+    assert max(plain) - min(plain) <= 3
+    assert max(gathered) - min(gathered) > 20
+    assert max(uneven) <= max(figures.UNEVEN_CORES) + 5
 
 
 async def test_no_gpu_twice_over_a_sigkill(tmp_path: Path) -> None:
