@@ -59,7 +59,7 @@ async def list_files(server: JupyterServer, path: str) -> list[FileEntry]:
     NotFoundError
         It is not there.
     """
-    model = await server.request("GET", f"contents/{quoted(_checked(path))}", query={"content": "1"})
+    model = await _get(server, path, content="1")
     if model["type"] != "directory":
         raise InvalidField("path", "the path of a folder; read_file reads a file", path)
     entries = [_entry(item) for item in model["content"]]
@@ -76,15 +76,14 @@ async def read_file(server: JupyterServer, path: str, offset: int, most: int) ->
     NotFoundError
         It is not there.
     """
-    about = await server.request("GET", f"contents/{quoted(_checked(path))}", query={"content": "0"})
+    about = await _get(server, path, content="0")
     if about["type"] == "directory":
         raise InvalidField("path", "the path of a file; list_files shows a folder", path)
     if (about.get("size") or 0) > MAX_FILE_BYTES:
         raise InvalidField(
             "path", f"a file of at most {MAX_FILE_BYTES} bytes: read parts of it with execute_code", path
         )
-    query = {"content": "1", "type": "file", "format": "base64"}
-    model = await server.request("GET", f"contents/{quoted(path)}", query=query, seconds=_FILE_SECONDS)
+    model = await _get(server, path, content="1", type="file", format="base64")
     data = base64.b64decode(model["content"])
     try:
         text = data.decode()
@@ -129,12 +128,24 @@ async def _make_folders(server: JupyterServer, path: str) -> None:
 
 async def _is_folder(server: JupyterServer, path: str) -> bool:
     try:
-        model = await server.request("GET", f"contents/{quoted(path)}", query={"content": "0"})
+        model = await _get(server, path, content="0")
     except NotFoundError:
         return False
     if model["type"] != "directory":
         raise ConflictError(f"{path} is a file, not a folder")
     return True
+
+
+async def _get(server: JupyterServer, path: str, **query: str) -> dict[str, Any]:
+    """Return the model of a file or folder."""
+    checked = _checked(path)
+    try:
+        model: dict[str, Any] = await server.request(
+            "GET", f"contents/{quoted(checked)}", query=query, seconds=_FILE_SECONDS
+        )
+    except NotFoundError as exc:
+        raise NotFoundError(f"there is no file or folder {path!r} in the workspace of {server.label}") from exc
+    return model
 
 
 def _entry(model: dict[str, Any]) -> FileEntry:
