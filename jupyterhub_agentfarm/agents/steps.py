@@ -179,10 +179,12 @@ def cancel(tables: Tables, task_id: str, by: str) -> Task:
 def retry(tables: Tables, task_id: str, by: str) -> Task:
     """Allow one more attempt."""
     task = tables.task(task_id)
-    hopeless = [other for other, state in _needed(tables, task.request).items() if state in ("cancelled", "discarded")]
+    # One that has executed had all that it needs, which may be forgotten by now.
+    request = replace(task.request, after=()) if task.attempt else task.request
+    hopeless = [other for other, state in _needed(tables, request).items() if state in ("cancelled", "discarded")]
     if hopeless and task.ended:
         raise ConflictError(f"task {task_id} needs {hopeless[0]}, which was not completed: have that tried again first")
-    state, _ = _first_state(tables, task.request)
+    state, _ = _first_state(tables, request)
     detail = f"{by} asked for one more attempt"
     again = states.allowed_again(task, state, detail, tables.now)
     again = replace(again, available_at=max(tables.now, task.request.not_before_at or 0))

@@ -217,6 +217,14 @@ async def test_a_retry_allows_one_more_attempt(world: World) -> None:
     assert (await world.book.retry(cancelled.id, "ada")).state == "available"
 
 
+async def test_a_retry_needs_nothing_that_was_there_before(world: World) -> None:
+    """What a task needs may be forgotten when the task has executed once."""
+    needed = await world.ended("completed")
+    gone = await world.ended("cell_error", after=(needed.id,))
+    await world.book._store.forget([needed.id])
+    assert (await world.book.retry(gone.id, "ada")).state == "available"
+
+
 async def test_a_suspended_agents_attempts_end_and_do_not_count(world: World) -> None:
     """Its tasks are available again, and keep their place; those that do not execute are left alone."""
     task, attempt = await world.executing(max_attempts=1)
