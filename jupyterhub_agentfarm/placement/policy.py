@@ -25,6 +25,11 @@ N = TypeVar("N", int, float)
 __all__ = ["MAX_CANDIDATES", "Decision", "PlacementPolicy"]
 
 
+def _by_group(limit: Integer[int, int] | Float[float, float], text: str) -> Dict[str, Any]:
+    """Return an option that gives Hub groups, by name, a limit of this kind."""
+    return Dict(value_trait=limit, key_trait=Unicode(), help=text).tag(config=True)
+
+
 class PlacementPolicy(LoggingConfigurable):
     """Chooses the node and the GPUs for a request."""
 
@@ -54,38 +59,34 @@ class PlacementPolicy(LoggingConfigurable):
     max_gpus_per_owner = Integer(
         0, min=0, help="GPUs that one owner may hold at a time; 0: no limit. `group_max_gpus` overrides it."
     ).tag(config=True)
-    group_max_gpus = Dict(
-        value_trait=Integer(min=0),
-        key_trait=Unicode(),
-        help="GPUs that a member of a Hub group may hold at a time, by group; the largest of an owner's groups counts. "
+    group_max_gpus = _by_group(
+        Integer(min=0),
+        "GPUs that a member of a Hub group may hold at a time, by group; the largest of an owner's groups counts. "
         "Each member may hold so many: `group_pool_gpus` limits all of them together.",
-    ).tag(config=True)
-    group_pool_gpus = Dict(
-        value_trait=Integer(min=0),
-        key_trait=Unicode(),
-        help="GPUs that all members of a Hub group together may hold at a time, by group; a group that is not named "
+    )
+    group_pool_gpus = _by_group(
+        Integer(min=0),
+        "GPUs that all members of a Hub group together may hold at a time, by group; a group that is not named "
         "here has no limit. Who would exceed it waits in line until other members' servers end. Counted by the groups "
         "that the owner was in when the server was asked for; an owner in several groups must fit into each, and the "
         "owner's own limit holds as well. Smaller leaves more to others; larger leaves less of the farm idle.",
-    ).tag(config=True)
+    )
     max_servers_per_owner = Integer(
         0,
         min=0,
         help="Servers that one owner may have at a time, on all nodes together; 0: no limit. `group_max_servers` "
         "overrides it.",
     ).tag(config=True)
-    group_max_servers = Dict(
-        value_trait=Integer(min=0),
-        key_trait=Unicode(),
-        help="Servers that a member of a Hub group may have at a time, by group; the largest of an owner's groups "
+    group_max_servers = _by_group(
+        Integer(min=0),
+        "Servers that a member of a Hub group may have at a time, by group; the largest of an owner's groups "
         "counts. Each member may have so many: `group_pool_servers` limits all of them together.",
-    ).tag(config=True)
-    group_pool_servers = Dict(
-        value_trait=Integer(min=0),
-        key_trait=Unicode(),
-        help="Servers that all members of a Hub group together may have at a time, by group; a group that is not named "
+    )
+    group_pool_servers = _by_group(
+        Integer(min=0),
+        "Servers that all members of a Hub group together may have at a time, by group; a group that is not named "
         "here has no limit. Counts as `group_pool_gpus` does.",
-    ).tag(config=True)
+    )
     max_gpu_hours_per_owner = Float(
         0,
         min=0,
@@ -94,20 +95,18 @@ class PlacementPolicy(LoggingConfigurable):
         "and what waits in line is refused too; a server that runs is never stopped for it, so a long one may use "
         "more. `group_max_gpu_hours` overrides it.",
     ).tag(config=True)
-    group_max_gpu_hours = Dict(
-        value_trait=Float(min=0),
-        key_trait=Unicode(),
-        help="GPU-hours that each member of a Hub group may use within `gpu_hours_window`, by group; the largest of an "
+    group_max_gpu_hours = _by_group(
+        Float(min=0),
+        "GPU-hours that each member of a Hub group may use within `gpu_hours_window`, by group; the largest of an "
         "owner's groups counts. 0: none. `group_pool_gpu_hours` limits all of them together.",
-    ).tag(config=True)
-    group_pool_gpu_hours = Dict(
-        value_trait=Float(min=0),
-        key_trait=Unicode(),
-        help="GPU-hours that all members of a Hub group together may use within `gpu_hours_window`, by group; a group "
+    )
+    group_pool_gpu_hours = _by_group(
+        Float(min=0),
+        "GPU-hours that all members of a Hub group together may use within `gpu_hours_window`, by group; a group "
         "that is not named here has no limit. 0: none. Once they are used, every member is refused as by "
         "`max_gpu_hours_per_owner`, so one may use up the hours of all unless `group_max_gpu_hours` is smaller. Which "
         "groups are named is read when the controller starts.",
-    ).tag(config=True)
+    )
     gpu_hours_window = Seconds(
         7 * 86400.0,
         help="How far back GPU-hours count (in seconds, or as '7d'); read when the controller starts. Longer evens out "

@@ -137,15 +137,7 @@ class Containers:
             self._remove(engine, container_name(lease))
 
     def sweep(self, mark: str, leases: Collection[str]) -> None:
-        """Remove the containers of a noded whose lease is none of `leases`.
-
-        Parameters
-        ----------
-        mark
-            Names the noded; see :func:`..orphans.noded_mark`.
-        leases
-            Those whose servers live.
-        """
+        """Remove the containers that are left behind; see :meth:`.layers.Sandboxing.sweep`."""
         for engine in self._answering:
             label = f"label={NODED_LABEL}={mark}"
             words = ("ps", "--all", "--filter", label, "--format", f'{{{{.Label "{LEASE_LABEL}"}}}}')

@@ -158,15 +158,7 @@ class Isolator:
             self._sandboxes[sandbox].release(lease)
 
     def sweep(self, mark: str, leases: Collection[str]) -> None:
-        """Remove what sandboxes of leases without a living server left behind; to be called before the first launch.
-
-        Parameters
-        ----------
-        mark
-            Names the noded; see :func:`..orphans.noded_mark`.
-        leases
-            Those whose servers live.
-        """
+        """Have every kind of sandbox do :meth:`.layers.Sandboxing.sweep`; to be called before the first launch."""
         for name, sandbox in self._sandboxes.items():
             if self._why_not[name] is None:
                 sandbox.sweep(mark, leases)

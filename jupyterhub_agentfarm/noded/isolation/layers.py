@@ -142,7 +142,15 @@ class Sandboxing(Protocol):
         """Undo what `wrap` or the sandbox left behind; called when nothing of the server is left."""
 
     def sweep(self, mark: str, leases: Collection[str]) -> None:
-        """Remove what sandboxes of the noded `mark` left behind whose lease is none of `leases`."""
+        """Remove what sandboxes left behind whose server does not live any more.
+
+        Parameters
+        ----------
+        mark
+            Names the noded; see :func:`..orphans.noded_mark`.
+        leases
+            Those whose servers live.
+        """
 
 
 class Limiting(Protocol):

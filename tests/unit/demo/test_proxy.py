@@ -12,6 +12,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,13 @@ async def test_kernel_websocket_through_the_proxy(jupyter: Path, proxy: tuple[st
     found = await eventually(lambda: list(jupyter.glob("jpserver-*.json")), "jupyter_server is up", timeout=30)
     port = json.loads(found[0].read_text())["port"]
     async with httpx.AsyncClient(headers=AUTHORIZATION, timeout=30) as client:
+
+        async def listens() -> bool:
+            with suppress(httpx.TransportError):
+                return (await client.get(f"http://127.0.0.1:{port}/api")).status_code < 500
+            return False
+
+        await eventually(listens, "jupyter_server answers", timeout=30)  # it says where it is before it listens
         added = await client.post(f"{api}/user/test", json={"target": f"http://127.0.0.1:{port}"})
         assert added.status_code == 201
         kernel = (await client.post(f"{url}/user/test/api/kernels", json={})).raise_for_status().json()["id"]
