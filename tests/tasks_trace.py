@@ -216,7 +216,8 @@ class Farm:
             self.most_waiting = max(self.most_waiting, sum(each.state == "waiting" for each in self._leases.values()))
 
     def _best(self) -> Asked | None:
-        asked = [Asked(work.task, UserOptions(cpus=work.cpus)) for work in self._available.values()]
+        wanted = ((work.task, UserOptions(cpus=work.cpus)) for work in self._available.values())
+        asked = [Asked(task, options, needs_of(options)) for task, options in wanted]
         room = Room(self._views(), [to_json(lease) for lease in self._leases.values()])
         return self._chooser.best(asked, self._standing(), room)
 

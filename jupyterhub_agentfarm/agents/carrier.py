@@ -217,18 +217,20 @@ class Carrier:
     def _collector(self) -> Collector:
         return Collector(self._book, self._runs, self._ask, self._heard)
 
-    def _heard(self) -> None:
+    def _heard(self) -> float:
+        """Note that the server, or somebody else that matters, answered now; return the time."""
         self._heard_at = time.monotonic()
+        return self._heard_at
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """Return the server's answer, which may take a while; end the attempt when the server is lost."""
         tokens = 0
-        self._heard()
+        began_at = self._heard()
         while True:
             try:
-                answer = await self._unless_lost(question())
-            except (ServerUnready, HubApiError):
-                self._heard()  # the server is there, or it is not the server that is missed
+                return await self._unless_lost(question())
+            except ServerUnready:
+                self._heard()
             except NodeUnreachable:
                 pass
             except RunRefused as exc:
@@ -238,13 +240,21 @@ class Carrier:
                 self._parts.tokens.forget(self.attempt.agent)
             except Fenced:
                 raise
-            except ConflictError:
-                self._heard()  # the agent is not active, and whoever made that so ends its attempts
-            else:
-                self._heard()
-                return answer
+            except (HubApiError, ConflictError) as exc:
+                self._without_token(exc, began_at)
             await self._check_loss()
             await asyncio.sleep(self._parts.retry_interval)
+
+    def _without_token(self, exc: HubApiError | ConflictError, began_at: float) -> None:
+        """Bear that there is no token for the server: the Hub is away, or the agent is not active.
+
+        Whoever ended the agent's activity ends its attempts too.
+        """
+        late = self._heard() - began_at > self._parts.patience
+        if late and isinstance(exc, ConflictError):
+            raise Over(Outcome("agent_suspended", exc.message)) from exc
+        if late and isinstance(exc, HubApiError) and 400 <= exc.status < 500:
+            raise Over(Outcome("internal", f"there is no token for its server: {exc.message}")) from exc
 
     async def _unless_lost(self, question: Awaitable[T]) -> T:
         """Return an answer; while there is none, look whether there will be."""
@@ -253,7 +263,9 @@ class Carrier:
             while not (await asyncio.wait({asking}, timeout=self._parts.retry_interval))[0]:
                 if time.monotonic() - self._heard_at > self._parts.loss_grace:
                     await self._check_loss()
-            return asking.result()
+            answer = asking.result()
+            self._heard()
+            return answer
         finally:
             asking.cancel()
             with contextlib.suppress(asyncio.CancelledError, AgentFarmError):

@@ -82,6 +82,8 @@ class Asked:
 
     task: Task
     options: UserOptions
+    #: :func:`needs_of` the options.
+    needs: str
     #: A server that the agent's last task left, and that will do for this one.
     warm: str | None = None
 
@@ -135,8 +137,9 @@ class Chooser:
         return standing.waiting.total() + standing.unplaced < self.bounds.waiting
 
     def _sees_room(self, asked: Asked, agent: Agent, standing: Standing, room: Room) -> bool:
-        waits = standing.waiting[needs_of(asked.options)]
-        return not waits and room.fits(asked.options, labels_of(asked.options, agent))
+        if standing.waiting[asked.needs]:
+            return False
+        return room.sees(f"{asked.needs} {agent.name}", asked.options, labels_of(asked.options, agent))
 
 
 def labels_of(options: UserOptions, agent: Agent) -> dict[str, str]:

@@ -40,7 +40,7 @@ class Collector:
         Called for each piece that arrives.
     """
 
-    def __init__(self, keeper: Keeper, runs: ServerRuns, ask: Ask[Any], heard: Callable[[], None]) -> None:
+    def __init__(self, keeper: Keeper, runs: ServerRuns, ask: Ask[Any], heard: Callable[[], object]) -> None:
         self._keeper, self._runs, self._ask, self._heard = keeper, runs, ask, heard
 
     async def collect(self, attempt: Attempt, run_id: str) -> tuple[str, ...]:

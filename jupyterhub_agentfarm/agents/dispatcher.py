@@ -29,7 +29,7 @@ from ..tasks import OwnedTasks
 from .book import TaskBook
 from .carrier import Carried, Carrier
 from .carriers import Carriers
-from .choice import Asked, Bounds, Chooser, Standing, needs_of
+from .choice import Asked, Bounds, Chooser, Standing, labels_of, needs_of
 from .farm_news import FarmNews
 from .models import Agent, Attempt, Task, TaskReason
 from .room import Room
@@ -38,7 +38,8 @@ from .room import Room
 _TASKS, _TASKS_OF_EACH = 2000, 20
 #: Least time between two passes, and longest, in seconds; telemetry alone causes none.
 _PAUSE_SECONDS, _TICK_SECONDS = 0.02, 2.0
-_MOST_KERNELS = 10_000
+#: Of so many tasks it is kept what they need.
+_MOST_KEPT = 10_000
 
 
 class Agents(Protocol):
@@ -100,6 +101,7 @@ class Dispatcher(LoggingConfigurable):
         #: Tasks whose end was asked for before they had a carrier.
         self._ended: dict[str, Task] = {}
         self._kernels: dict[str, str] = {}
+        self._wanted: dict[str, tuple[UserOptions, str]] = {}
         self._owned = OwnedTasks(self.log)
         #: Who is told of attempts.
         self.observers: list[Observer] = []
@@ -136,9 +138,8 @@ class Dispatcher(LoggingConfigurable):
     # ---- the loop ----
 
     async def _loop(self) -> None:
-        due: float | None = None
         while True:
-            began = time.monotonic()
+            began, due = time.monotonic(), None
             self._book.changed.clear()
             self._news.changed.clear()
             with Edge(self.log, "tasks could not be dispatched, trying again"):
@@ -172,7 +173,8 @@ class Dispatcher(LoggingConfigurable):
             if await self._begin(best):
                 name = self._going[best.task.id].attempt.server_name
                 standing.begin(best.task.agent, name, best.options, warm=best.warm is not None)
-                room.take(best.options, {**best.options.labels, **agents[best.task.agent].labels})
+                if best.warm is None:
+                    room.take(best.options, labels_of(best.options, agents[best.task.agent]))
         return due
 
     async def _best(self, chooser: Chooser, tasks: Iterable[Task], standing: Standing, room: Room) -> Asked | None:
@@ -191,7 +193,6 @@ class Dispatcher(LoggingConfigurable):
             return False
         if asked.warm is not None:
             self._carriers.warm.take(task.agent, asked.warm)
-        self._kernels.setdefault(task.id, "")
         await self._carry(task, attempt)
         for observer in self.observers:
             observer.began(task, attempt)
@@ -207,6 +208,7 @@ class Dispatcher(LoggingConfigurable):
         self._owned.start(self._carried(carrier), f"carrying {attempt.key}")
 
     async def _carried(self, carrier: Carrier) -> None:
+        """Carry an attempt to its end, and forget what was known of its task."""
         try:
             ended = await carrier.carry()
         finally:
@@ -245,7 +247,7 @@ class Dispatcher(LoggingConfigurable):
         for carrier in self._going.values():
             attempt, agent = carrier.attempt, agents.get(carrier.attempt.agent)
             if attempt.phase == "starting" and agent and (attempt.agent, attempt.server_name) not in placed:
-                room.take(carrier.options, {**carrier.options.labels, **agent.labels})
+                room.take(carrier.options, labels_of(carrier.options, agent))
         return room
 
     def _give_up_warm(self, chooser: Chooser, tasks: Iterable[Task], standing: Standing) -> None:
@@ -256,16 +258,25 @@ class Dispatcher(LoggingConfigurable):
             self._carriers.warm.drop_of(kept)
 
     def _asked(self, task: Task) -> Asked:
+        options, needs = self._wanted.get(task.id) or self._want(task)
+        return Asked(task, options, needs, self._carriers.warm.find(task.agent, options))
+
+    def _want(self, task: Task) -> tuple[UserOptions, str]:
+        """Return options and needs, which are kept until the kernel is known."""
+        if len(self._wanted) >= _MOST_KEPT:
+            self._wanted.clear()
         options = self._options(task)
-        return Asked(task, options, self._carriers.warm.find(task.agent, options))
+        self._wanted[task.id] = wanted = options, needs_of(options)
+        return wanted
 
     def _options(self, task: Task) -> UserOptions:
         return self._carriers.servers.options(task.request.options, self._kernels.get(task.id, ""))
 
     async def _read_kernel(self, task: Task) -> None:
         """Note which kernel the task's notebook names."""
-        if len(self._kernels) >= _MOST_KERNELS:
+        if len(self._kernels) >= _MOST_KEPT:
             self._kernels.clear()
+        self._wanted.pop(task.id, None)
         name = ""
         with contextlib.suppress(NotFoundError):
             name = await asyncio.to_thread(named_kernel, await self._book.files.notebook(task.id))

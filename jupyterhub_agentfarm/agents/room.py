@@ -87,6 +87,7 @@ class Room:
             elif lease["state"] == "waiting":
                 waiting.append(lease["request"])
         able = (node for node in nodes if node["eligible"] and node["telemetry"] is not None)
+        self._seen: dict[str, bool] = {}
         self._nodes = [_free(node, promised.get(node["name"], [])) for node in able]
         for request in waiting:
             self._keep(request)
@@ -107,10 +108,17 @@ class Room:
         """
         return any(free.fits(options, labels) for free in self._nodes)
 
+    def sees(self, key: str, options: UserOptions, labels: Mapping[str, str]) -> bool:
+        """Whether they fit; asked once for all that have the same key."""
+        if key not in self._seen:
+            self._seen[key] = self.fits(options, labels)
+        return self._seen[key]
+
     def take(self, options: UserOptions, labels: Mapping[str, str]) -> bool:
         """Count these options as served; return whether there was a node that could."""
         fitting = [free for free in self._nodes if free.fits(options, labels)]
         if fitting:
+            self._seen.clear()
             max(fitting, key=lambda free: free.cpus).take(options)
         return bool(fitting)
 

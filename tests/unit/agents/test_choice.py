@@ -27,7 +27,7 @@ def asked(number: int, agent: str = "a", *, priority: int = 0, warm: str | None 
     """Return a task with this number, which is older than those with larger ones."""
     request = TaskRequest(path="n.ipynb", priority=priority)
     task = Task(f"{number:016x}", agent, "available", "submitted", "", request, float(number), agent, 0.0, 0.0)
-    return Asked(task, UserOptions(**options), warm)
+    return Asked(task, UserOptions(**options), needs_of(UserOptions(**options)), warm)
 
 
 def room(*nodes: Any, leases: tuple[Lease, ...] = ()) -> Room:
