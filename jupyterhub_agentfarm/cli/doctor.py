@@ -24,7 +24,7 @@ from .stray_checks import check_strays
 
 T = TypeVar("T")
 
-_SERVICES = ("agentfarm", "benchmark")
+_SERVICES = ("agentfarm", "benchmark", "agents")
 #: Nodes that are asked for their server environment at once.
 _ASKED_AT_ONCE = 16
 

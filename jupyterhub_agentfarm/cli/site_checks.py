@@ -31,12 +31,13 @@ path = os.path.abspath(sys.argv[1])
 config = PyFileConfigLoader(os.path.basename(path), path=os.path.dirname(path)).load_config()
 names = [("JupyterHub", "bind_url"), ("JupyterHub", "ip"), ("JupyterHub", "port"), ("JupyterHub", "ssl_cert"),
          ("JupyterHub", "db_url"), ("JupyterHub", "spawner_class"), ("ServiceApp", "runtime_dir"),
-         ("ControllerApp", "db_url"), ("BenchmarkApp", "db_url")]
+         ("ControllerApp", "db_url"), ("BenchmarkApp", "db_url"),
+         ("AgentsApp", "db_url")]
 found = {f"{c}.{n}": config[c][n] for c, n in names if c in config and n in config[c]}
 services = config.JupyterHub.services if "services" in config.JupyterHub else []
 for service in services if isinstance(services, list) else []:
     folder = service.get("environment", {}).get("AGENTFARM_DATA_DIR")
-    app = {"agentfarm": "ControllerApp", "benchmark": "BenchmarkApp"}.get(service.get("name"))
+    app = {"agentfarm": "ControllerApp", "benchmark": "BenchmarkApp", "agents": "AgentsApp"}.get(service.get("name"))
     if folder and app:
         found.setdefault(f"{app}.db_url", f"sqlite:///{folder}/{service['name']}.sqlite")
 print(json.dumps(found, default=str))
