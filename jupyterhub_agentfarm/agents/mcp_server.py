@@ -35,10 +35,10 @@ from ..traitlets import Seconds
 from .access import admit
 from .kernels import Kernels
 from .tools.caller import Caller, ToolDesk
-from .tools.code import add_code_tools
-from .tools.files import add_file_tools
-from .tools.servers import add_server_tools
-from .tools.tasks import add_task_tools
+from .tools.code import CodeTools
+from .tools.files import FileTools
+from .tools.servers import ServerTools
+from .tools.tasks import TaskTools
 
 _TOKEN = re.compile(r"(?:token|bearer)\s+(\S+)", re.IGNORECASE)
 _INSTRUCTIONS = """\
@@ -125,8 +125,8 @@ class McpEndpoint(LoggingConfigurable):
                 version=__version__,
                 subscriptions=False,
             )
-        for add in (add_server_tools, add_code_tools, add_file_tools, add_task_tools):
-            add(mcp, self.desk)
+        for tools in (ServerTools, CodeTools, FileTools, TaskTools):
+            tools(self.desk).add_to(mcp)
         return mcp
 
     @property

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
-from mcp_types import CallToolResult, ContentBlock, TextContent
+from mcp.server import MCPServer
+from mcp_types import CallToolResult, ContentBlock, TextContent, ToolAnnotations
 
 from ...errors import AgentFarmError
+
+if TYPE_CHECKING:
+    from .caller import ToolDesk
 
 P = ParamSpec("P")
 Tool = Callable[P, Awaitable[CallToolResult]]
@@ -63,12 +68,13 @@ def failure(error: AgentFarmError) -> CallToolResult:
 def bounded(seconds: float) -> Callable[[Tool[P]], Tool[P]]:
     """Return a decorator for tools: what goes wrong is answered, also that it takes longer than `seconds`."""
 
-    def decorate(tool: Tool[P]) -> Tool[P]:
-        @functools.wraps(tool)
+    def decorate(function: Tool[P]) -> Tool[P]:
+        @functools.wraps(function)
         async def call(*args: P.args, **kwargs: P.kwargs) -> CallToolResult:
+            """Call the tool."""
             try:
                 async with asyncio.timeout(seconds) as limit:
-                    return await tool(*args, **kwargs)
+                    return await function(*args, **kwargs)
             except AgentFarmError as exc:
                 return failure(exc)
             except TimeoutError:
@@ -79,6 +85,37 @@ def bounded(seconds: float) -> Callable[[Tool[P]], Tool[P]]:
         return call
 
     return decorate
+
+
+def tool(seconds: float, annotations: ToolAnnotations) -> Callable[[Tool[P]], Tool[P]]:
+    """Return a decorator that makes a method of :class:`Tools` a tool, which may take so many seconds."""
+
+    def decorate(function: Tool[P]) -> Tool[P]:
+        made = bounded(seconds)(function)
+        made.annotations = annotations  # type: ignore[attr-defined]
+        return made
+
+    return decorate
+
+
+class Tools:
+    """Some of the tools; each method that is marked by `tool` is one, its docstring is what models read of it.
+
+    Parameters
+    ----------
+    desk
+        What the tools work with.
+    """
+
+    def __init__(self, desk: ToolDesk) -> None:
+        self.desk = desk
+
+    def add_to(self, mcp: MCPServer[Any]) -> None:
+        """Add the tools to a server."""
+        for name in vars(type(self)):
+            method = getattr(self, name)
+            if hasattr(method, "annotations"):
+                mcp.add_tool(method, description=inspect.getdoc(method), annotations=method.annotations)
 
 
 class TookTooLong(AgentFarmError):

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from traitlets import Unicode, default
 from traitlets.config import LoggingConfigurable
@@ -30,7 +29,6 @@ from ..kernels import Kernels
 from .answers import ServiceRefused
 
 Ctx = Context[Any, Any]
-Server = MCPServer[Any]
 
 #: Tokens whose connections are kept.
 _MAX_KEPT = 200

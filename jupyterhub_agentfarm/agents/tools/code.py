@@ -16,8 +16,8 @@ from ..execution import Ended
 from ..kernel_connection import KernelConnection
 from ..kernels import kernel_name
 from ..outputs import Outputs
-from .answers import answer, bounded
-from .caller import Caller, Ctx, Server, ToolDesk, caller_of
+from .answers import Tools, answer, tool
+from .caller import Caller, Ctx, ToolDesk, caller_of
 from .servers import ServerName
 
 MAX_SECONDS = 3600.0
@@ -38,12 +38,12 @@ KernelName = Annotated[
 ]
 
 
-def add_code_tools(mcp: Server, desk: ToolDesk) -> None:
-    """Add the tools to the endpoint."""
+class CodeTools(Tools):
+    """Tools that execute code, and for the kernels that do."""
 
-    @mcp.tool(annotations=ToolAnnotations(destructive_hint=True, open_world_hint=True))
-    @bounded(MAX_SECONDS + _MARGIN_SECONDS)
+    @tool(MAX_SECONDS + _MARGIN_SECONDS, ToolAnnotations(destructive_hint=True, open_world_hint=True))
     async def execute_code(
+        self,
         ctx: Ctx,
         code: Annotated[str, Field(description="What to execute, as in a notebook's cell.", max_length=1_000_000)],
         server: ServerName = "",
@@ -61,40 +61,36 @@ def add_code_tools(mcp: Server, desk: ToolDesk) -> None:
         """
         outputs = Outputs(max_output)
         began = time.monotonic()
-        connection = await _connection(desk, caller_of(ctx), server, kernel, language)
+        connection = await _connection(self.desk, caller_of(ctx), server, kernel, language)
         ended = await _follow(ctx, outputs, connection.execute(code, timeout_seconds, outputs))
         return _answer(kernel, connection, ended, outputs, time.monotonic() - began)
 
-    @mcp.tool(annotations=_ACTS)
-    @bounded(_MARGIN_SECONDS)
-    async def interrupt_kernel(ctx: Ctx, server: ServerName = "", kernel: KernelName = "main") -> CallToolResult:
+    @tool(_MARGIN_SECONDS, _ACTS)
+    async def interrupt_kernel(self, ctx: Ctx, server: ServerName = "", kernel: KernelName = "main") -> CallToolResult:
         """Interrupt what a kernel executes, as Ctrl+C does; its variables stay."""
-        await desk.kernels.act(await desk.server(caller_of(ctx), server), kernel, "interrupt")
+        await self.desk.kernels.act(await self.desk.server(caller_of(ctx), server), kernel, "interrupt")
         return answer({"server": server, "kernel": kernel, "done": "interrupted"})
 
-    @mcp.tool(annotations=_ACTS)
-    @bounded(_MARGIN_SECONDS)
-    async def restart_kernel(ctx: Ctx, server: ServerName = "", kernel: KernelName = "main") -> CallToolResult:
+    @tool(_MARGIN_SECONDS, _ACTS)
+    async def restart_kernel(self, ctx: Ctx, server: ServerName = "", kernel: KernelName = "main") -> CallToolResult:
         """Restart a kernel: its variables and imports are gone, files stay. For a kernel that hangs or is too large."""
-        await desk.kernels.act(await desk.server(caller_of(ctx), server), kernel, "restart")
+        await self.desk.kernels.act(await self.desk.server(caller_of(ctx), server), kernel, "restart")
         return answer({"server": server, "kernel": kernel, "done": "restarted"})
 
-    @mcp.tool(annotations=_ACTS)
-    @bounded(_MARGIN_SECONDS)
-    async def shutdown_kernel(ctx: Ctx, server: ServerName = "", kernel: KernelName = "main") -> CallToolResult:
+    @tool(_MARGIN_SECONDS, _ACTS)
+    async def shutdown_kernel(self, ctx: Ctx, server: ServerName = "", kernel: KernelName = "main") -> CallToolResult:
         """End a kernel and free its memory; its variables are gone, and its name can be used for a new one."""
-        await desk.kernels.act(await desk.server(caller_of(ctx), server), kernel, "shutdown")
+        await self.desk.kernels.act(await self.desk.server(caller_of(ctx), server), kernel, "shutdown")
         return answer({"server": server, "kernel": kernel, "done": "shut down"})
 
-    @mcp.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
-    @bounded(60)
-    async def list_kernels(ctx: Ctx, server: ServerName = "") -> CallToolResult:
+    @tool(60, ToolAnnotations(read_only_hint=True, open_world_hint=False))
+    async def list_kernels(self, ctx: Ctx, server: ServerName = "") -> CallToolResult:
         """List the kernels of a server, and whether they are idle or busy.
 
         The ones with an id as their name belong to notebooks; interrupt, restart and shut down take that id too.
         """
-        there = await desk.server(caller_of(ctx), server)
-        return answer({"server": server, "kernels": [_view(one) for one in await desk.kernels.sessions(there)]})
+        there = await self.desk.server(caller_of(ctx), server)
+        return answer({"server": server, "kernels": [_view(one) for one in await self.desk.kernels.sessions(there)]})
 
 
 async def _connection(desk: ToolDesk, caller: Caller, server: str, kernel: str, language: str) -> KernelConnection:

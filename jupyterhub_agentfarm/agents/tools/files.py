@@ -11,8 +11,8 @@ from pydantic import Field
 
 from .. import workspace
 from ..outputs import MAX_IMAGE_CHARACTERS
-from .answers import answer, bounded
-from .caller import Ctx, Server, ToolDesk, caller_of
+from .answers import Tools, answer, tool
+from .caller import Ctx, ToolDesk, caller_of
 from .servers import ServerName
 
 MAX_ENTRIES = 500
@@ -24,21 +24,20 @@ Path = Annotated[
 ]
 
 
-def add_file_tools(mcp: Server, desk: ToolDesk) -> None:
-    """Add the tools to the endpoint."""
+class FileTools(Tools):
+    """Tools for the files of a server's workspace."""
 
-    @mcp.tool(annotations=_READS)
-    @bounded(60)
-    async def list_files(ctx: Ctx, path: Path = "", server: ServerName = "") -> CallToolResult:
+    @tool(60, _READS)
+    async def list_files(self, ctx: Ctx, path: Path = "", server: ServerName = "") -> CallToolResult:
         """List a folder of your workspace; the empty path is its root. The server must be running."""
-        entries = await workspace.list_files(await desk.server(caller_of(ctx), server), path)
+        entries = await workspace.list_files(await self.desk.server(caller_of(ctx), server), path)
         left_out = max(len(entries) - MAX_ENTRIES, 0)
         data = {"path": path, "entries": [asdict(entry) for entry in entries[:MAX_ENTRIES]]}
         return answer(data | ({"entries_left_out": left_out} if left_out else {}))
 
-    @mcp.tool(annotations=_READS)
-    @bounded(90)
+    @tool(90, _READS)
     async def read_file(
+        self,
         ctx: Ctx,
         path: Path,
         server: ServerName = "",
@@ -46,15 +45,15 @@ def add_file_tools(mcp: Server, desk: ToolDesk) -> None:
         max_characters: Annotated[int, Field(description="The most to return.", ge=1, le=MAX_READ)] = 20_000,
     ) -> CallToolResult:
         """Read a file of your workspace: text as it is, images as images, other binaries in base64."""
-        part = await workspace.read_file(await desk.server(caller_of(ctx), server), path, offset, max_characters)
+        part = await workspace.read_file(await self.desk.server(caller_of(ctx), server), path, offset, max_characters)
         image = None
         if part.encoding == "base64" and offset == 0:
-            image = await _image(desk, ctx, server, path, part)
+            image = await _image(self.desk, ctx, server, path, part)
         return image or _read_answer(part)
 
-    @mcp.tool(annotations=ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
-    @bounded(90)
+    @tool(90, ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
     async def write_file(
+        self,
         ctx: Ctx,
         path: Path,
         content: Annotated[str, Field(description="The whole file.", max_length=3_000_000)],
@@ -65,7 +64,7 @@ def add_file_tools(mcp: Server, desk: ToolDesk) -> None:
 
         At most 2 MiB; larger files are better made by execute_code.
         """
-        entry = await workspace.write_file(await desk.server(caller_of(ctx), server), path, content, encoding)
+        entry = await workspace.write_file(await self.desk.server(caller_of(ctx), server), path, content, encoding)
         return answer({"server": server, "written": asdict(entry)})
 
 

@@ -12,8 +12,8 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from ...errors import AgentFarmError, ServerDied
-from .answers import ServiceRefused, answer, bounded
-from .caller import Caller, Ctx, Server, ToolDesk, caller_of, check_server_name
+from .answers import ServiceRefused, Tools, answer, tool
+from .caller import Caller, Ctx, ToolDesk, caller_of, check_server_name
 from .resources import GIB, Resources
 
 #: Nodes that farm_status tells of one by one.
@@ -29,40 +29,37 @@ ServerName = Annotated[
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 
-def add_server_tools(mcp: Server, desk: ToolDesk) -> None:
-    """Add the tools to the endpoint."""
+class ServerTools(Tools):
+    """Tools that tell how things are, and that start and stop servers."""
 
-    @mcp.tool(annotations=_READS)
-    @bounded(30)
-    async def whoami(ctx: Ctx) -> CallToolResult:
+    @tool(30, _READS)
+    async def whoami(self, ctx: Ctx) -> CallToolResult:
         """Tell who you are on this farm: your user name, your limits and what you may do.
 
         Call this first when you do not know what you may use.
         """
-        return answer(await _whoami(desk, caller_of(ctx)))
+        return answer(await _whoami(self.desk, caller_of(ctx)))
 
-    @mcp.tool(annotations=_READS)
-    @bounded(30)
-    async def farm_status(ctx: Ctx) -> CallToolResult:
+    @tool(30, _READS)
+    async def farm_status(self, ctx: Ctx) -> CallToolResult:
         """Tell what the farm has: nodes, free CPUs, memory and GPUs, kernels (languages), and who waits in line.
 
         Use it to choose what to ask start_server or submit_task for. You need not choose a node: the farm does.
         """
-        farm = desk.farm(caller_of(ctx))
+        farm = self.desk.farm(caller_of(ctx))
         nodes, queue = await asyncio.gather(farm.nodes(), farm.queue())
         return answer(_status(nodes, queue))
 
-    @mcp.tool(annotations=_READS)
-    @bounded(30)
-    async def list_servers(ctx: Ctx) -> CallToolResult:
+    @tool(30, _READS)
+    async def list_servers(self, ctx: Ctx) -> CallToolResult:
         """List your servers: which run, on which node, with how many GPUs, and since when."""
         caller = caller_of(ctx)
-        models, leases = await asyncio.gather(desk.servers(caller), _leases(desk, caller))
+        models, leases = await asyncio.gather(self.desk.servers(caller), _leases(self.desk, caller))
         return answer({"servers": [_server_view(name, model, leases) for name, model in sorted(models.items())]})
 
-    @mcp.tool(annotations=ToolAnnotations(destructive_hint=False, idempotent_hint=True, open_world_hint=False))
-    @bounded(MAX_WAIT_SECONDS + 30)
+    @tool(MAX_WAIT_SECONDS + 30, ToolAnnotations(destructive_hint=False, idempotent_hint=True, open_world_hint=False))
     async def start_server(
+        self,
         ctx: Ctx,
         server: ServerName = "",
         resources: Resources | None = None,
@@ -75,13 +72,12 @@ def add_server_tools(mcp: Server, desk: ToolDesk) -> None:
         """
         options = resources.options() if resources else {}
         check_server_name(server)
-        return await _start(ctx, desk, server, options, wait_seconds)
+        return await _start(ctx, self.desk, server, options, wait_seconds)
 
-    @mcp.tool(annotations=ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
-    @bounded(120)
-    async def stop_server(ctx: Ctx, server: ServerName = "") -> CallToolResult:
+    @tool(120, ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
+    async def stop_server(self, ctx: Ctx, server: ServerName = "") -> CallToolResult:
         """Stop one of your servers: its kernels end with all their variables, files in the workspace stay."""
-        caller, hub = caller_of(ctx), desk.hub(caller_of(ctx))
+        caller, hub = caller_of(ctx), self.desk.hub(caller_of(ctx))
         check_server_name(server)
         deadline = time.monotonic() + 90
         asked = False

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import InvalidField
 from ..outputs import BoundedText, folded, text_of
-from .answers import answer, bounded
-from .caller import Caller, Ctx, Server, ToolDesk, caller_of
+from .answers import Tools, answer, tool
+from .caller import Caller, Ctx, ToolDesk, caller_of
 from .resources import Resources
 
 MAX_WAIT_SECONDS = 600.0
@@ -44,12 +44,12 @@ class TaskDetails(BaseModel):
         return self.model_dump(exclude_defaults=True)
 
 
-def add_task_tools(mcp: Server, desk: ToolDesk) -> None:
-    """Add the tools to the endpoint."""
+class TaskTools(Tools):
+    """Tools for tasks."""
 
-    @mcp.tool(annotations=ToolAnnotations(destructive_hint=False, open_world_hint=True))
-    @bounded(90)
+    @tool(90, ToolAnnotations(destructive_hint=False, open_world_hint=True))
     async def submit_task(
+        self,
         ctx: Ctx,
         cells: Annotated[list[str] | None, Field(description="Code, one text per cell.", max_length=MAX_CELLS)] = None,
         path: Annotated[str | None, Field(description="Or a notebook in your workspace: x.ipynb.")] = None,
@@ -71,12 +71,12 @@ def add_task_tools(mcp: Server, desk: ToolDesk) -> None:
         else:
             body["path"] = path
         body["options"] = resources.options() if resources else {}
-        task = await desk.service(caller_of(ctx), "POST", "tasks", body)
+        task = await self.desk.service(caller_of(ctx), "POST", "tasks", body)
         return answer(_brief(task))
 
-    @mcp.tool(annotations=_READS)
-    @bounded(MAX_WAIT_SECONDS + 60)
+    @tool(MAX_WAIT_SECONDS + 60, _READS)
     async def get_task(
+        self,
         ctx: Ctx,
         task_id: TaskId,
         wait: Annotated[float, Field(description="Seconds to wait for its end.", ge=0, le=MAX_WAIT_SECONDS)] = 0,
@@ -88,33 +88,32 @@ def add_task_tools(mcp: Server, desk: ToolDesk) -> None:
         finally completed, cancelled or discarded (its error tells the cell and the traceback).
         """
         caller, task_id = caller_of(ctx), _checked(task_id)
-        task = await desk.service(caller, "GET", f"tasks/{task_id}")
+        task = await self.desk.service(caller, "GET", f"tasks/{task_id}")
         if wait and task["state"] not in _ENDED:
-            await desk.follow_task(caller, task_id, wait)
-            task = await desk.service(caller, "GET", f"tasks/{task_id}")
+            await self.desk.follow_task(caller, task_id, wait)
+            task = await self.desk.service(caller, "GET", f"tasks/{task_id}")
         view = _brief(task) | {key: task.get(key) for key in ("error", "progress", "artifacts")}
         view["attempts"] = [_attempt(attempt) for attempt in task.get("attempts") or ()]
         if output and task["attempt"]:
-            view["output"] = await _output(desk, caller, task_id)
+            view["output"] = await _output(self.desk, caller, task_id)
         return answer(view)
 
-    @mcp.tool(annotations=_READS)
-    @bounded(60)
+    @tool(60, _READS)
     async def list_tasks(
+        self,
         ctx: Ctx,
         state: Annotated[list[str] | None, Field(description="Only tasks in these states.", max_length=7)] = None,
         limit: Annotated[int, Field(description="The most to return.", ge=1, le=200)] = 50,
     ) -> CallToolResult:
         """List tasks that you may see, the newest first."""
         query = {"limit": str(limit), "state": list(state or ())}
-        listed = await desk.service(caller_of(ctx), "GET", "tasks", query=query)
+        listed = await self.desk.service(caller_of(ctx), "GET", "tasks", query=query)
         return answer({"tasks": [_brief(task) for task in listed["tasks"]], "more": listed["cursor"] is not None})
 
-    @mcp.tool(annotations=ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
-    @bounded(60)
-    async def cancel_task(ctx: Ctx, task_id: TaskId) -> CallToolResult:
+    @tool(60, ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
+    async def cancel_task(self, ctx: Ctx, task_id: TaskId) -> CallToolResult:
         """Cancel a task: at once where it waits, or as soon as what it executes has been stopped."""
-        task = await desk.service(caller_of(ctx), "POST", f"tasks/{_checked(task_id)}/cancel", {})
+        task = await self.desk.service(caller_of(ctx), "POST", f"tasks/{_checked(task_id)}/cancel", {})
         return answer(_brief(task))
 
 
