@@ -188,3 +188,14 @@ async def test_suspended_agents_wait_and_retired_ones_do_not(site: TasksHub, tmp
     await site.running(last)
     await site.request("POST", "agents/shaky/retire", {})
     assert (await site.ended(last))["state"] == "cancelled"
+
+
+async def test_metrics_are_for_those_who_may(site: TasksHub) -> None:
+    """Who holds read:metrics gets the page of tasks; an agent does not."""
+    await site.ended(await site.submit("bot", "1"))
+    page = await site.request("GET", "../../metrics")
+    assert 'agentfarm_tasks{state="executing"}' in page
+    assert 'agentfarm_task_attempts_total{outcome="completed"}' in page
+    assert "bot" not in page
+    with pytest.raises(ValueError, match="403"):
+        await site.request("GET", "../../metrics", agent="bot")
