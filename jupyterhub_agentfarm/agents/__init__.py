@@ -14,7 +14,9 @@ killed takes up every attempt where it was. Running notebooks do not notice: the
 
 - :mod:`.models` the records
 - `registry`, `hub_users` who is an agent, and what the Hub knows of it
-- `task_store`, `book` tasks, attempts and changes in the database, and who is told
+- `states`, `steps`, `task_store` what a task may become, and each change of it as one transaction
+- `book`, `task_records`, `files`, `task_news` all tasks with their notebooks and artifacts, and who is told
+- `task_intake`, `task_rules` what may be submitted, and by whom
 - `dispatcher`, `carrier`, `servers` which task is next, and one attempt from claim to artifacts
 - `mcp_server` and what its tools use: `kernels`, `workspace`
 - `agent_handlers`, `task_handlers`, `pages`, `api` what the service answers

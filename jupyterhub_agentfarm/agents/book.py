@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from traitlets import Integer
-from traitlets.config import LoggingConfigurable
 
 from ..errors import AgentFarmError
 from ..faults import undone
@@ -25,9 +24,10 @@ from ..tasks import OwnedTasks
 from ..traitlets import ByteSize, Seconds
 from . import states, steps
 from .files import TaskFiles
-from .models import Artifact, Attempt, Change, Progress, Task, TaskError, TaskReason, TaskRequest, TaskState
+from .models import Artifact, Attempt, Progress, Task, TaskError, TaskReason, TaskRequest
 from .task_news import TaskNews
-from .task_store import TaskFilter, TaskStore
+from .task_records import TaskRecords
+from .task_store import TaskStore
 from .task_tables import Tables
 
 P = ParamSpec("P")
@@ -37,7 +37,7 @@ T = TypeVar("T")
 _FORGET_SECONDS = 3600.0
 
 
-class TaskBook(LoggingConfigurable):
+class TaskBook(TaskRecords):
     """The tasks of all agents.
 
     - A method that changes something returns when that is committed, and tells it even when its caller is cancelled.
@@ -134,7 +134,7 @@ class TaskBook(LoggingConfigurable):
             count += len(forgotten)
         return count
 
-    # ---- for those who ask ----
+    # ---- orders ----
 
     async def submit(
         self, request: TaskRequest, agent: str, by: str, notebook: bytes | None, *, digest: str = ""
@@ -170,54 +170,6 @@ class TaskBook(LoggingConfigurable):
             return task, False
         await self.files.settle(task_id)
         return task, True
-
-    async def task(self, task_id: str) -> Task:
-        """Return a task.
-
-        Raises
-        ------
-        NotFoundError
-            There is none with this id.
-        """
-        return await self._store.task(task_id)
-
-    async def tasks(self, wanted: TaskFilter | None = None) -> list[Task]:
-        """Return the tasks that are wanted, the newest first.
-
-        Raises
-        ------
-        InvalidField
-            The cursor is no task's id.
-        """
-        return await self._store.tasks(wanted or TaskFilter())
-
-    async def changes(self, task_id: str, after: int = 0) -> list[Change]:
-        """Return what happened to a task after the change with number `after`, in its order."""
-        return await self._store.changes(task_id, after)
-
-    async def attempts(self, task_id: str) -> list[Attempt]:
-        """Return the attempts of a task, the first one first."""
-        return await self._store.attempts(task_id)
-
-    async def artifacts(self, task_id: str) -> list[Artifact]:
-        """Return what the attempts of a task left, by attempt and path."""
-        return await self._store.artifacts(task_id)
-
-    async def counts_by_agent(self) -> Mapping[str, Mapping[TaskState, int]]:
-        """Return how many tasks each agent has in each state that some are in."""
-        return await self._store.counts()
-
-    async def counts(self) -> Mapping[TaskState, int]:
-        """Return how many tasks there are in each state."""
-        found = dict.fromkeys(get_args(TaskState), 0)
-        for counts in (await self._store.counts()).values():
-            for state, count in counts.items():
-                found[state] += count
-        return found
-
-    async def changes_of_all(self, after: int, limit: int = 1000) -> list[tuple[Task, Change]]:
-        """Return the newest changes of all tasks with a number above `after`, in their order, with the tasks."""
-        return await self._store.changes_of_all(after, limit)
 
     def progress_of(self, task_id: str) -> Progress | None:
         """Return how far a task's attempt is; None where that is not known."""
@@ -277,10 +229,6 @@ class TaskBook(LoggingConfigurable):
         """
         return await self._store.do(partial(steps.promote, now=now))
 
-    async def available(self, limit: int = 100) -> list[Task]:
-        """Return tasks that may be claimed: of each agent at most `limit`, by priority and then by age."""
-        return await self._store.available(limit)
-
     async def claim(self, task_id: str, server_name: str | None = None) -> tuple[Task, Attempt]:
         """Begin an attempt of a task, in the server named, or in one with a name of its own.
 
@@ -292,10 +240,6 @@ class TaskBook(LoggingConfigurable):
             It is not available any more.
         """
         return await self._do(steps.claim, task_id, server_name)
-
-    async def executing(self) -> list[tuple[Task, Attempt]]:
-        """Return all attempts that go on."""
-        return await self._store.executing()
 
     async def note(self, attempt: Attempt, **changes: Any) -> Attempt:
         """Keep what became known of an attempt: phase, node, run_id, running_at, server_name, detail; return it.
