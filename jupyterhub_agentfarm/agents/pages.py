@@ -6,13 +6,17 @@ there, a page that does not exist.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from http.client import responses
 from typing import Any
 
-from ..errors import AgentFarmError, NotFoundError
+from ..errors import AgentFarmError, HubApiError, NotFoundError
 from ..services.handlers import PageHandler
 from .access import AgentsHandler, acts_for, manages, sees_agent, sees_task, unknown_agent
 from .agent_handlers import NAME
+from .hub_users import AGENT_NOTE
 from .models import Agent, Task
 from .registry import Registry
 
@@ -35,6 +39,24 @@ NOTEBOOK_POLICY = "; ".join(
 FRAMED_POLICY = f"{NOTEBOOK_POLICY} allow-same-origin"
 #: What a person's token for VS Code is to be asked for with, by the name of the user.
 VSCODE_SCOPES = ("access:servers", "read:servers", "servers")
+
+
+@dataclass(frozen=True)
+class TokenTimes:
+    """What is shown of a token."""
+
+    expires_at: float
+    #: None: it was not used yet.
+    used_at: float | None
+
+
+def _times(token: Mapping[str, Any]) -> TokenTimes:
+    used = token["last_activity"]
+    return TokenTimes(_seconds(token["expires_at"]), None if used is None else _seconds(used))
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
 
 
 class AgentsPageHandler(AgentsHandler, PageHandler):
@@ -90,7 +112,18 @@ class AgentPage(AgentsPageHandler):
 
     async def get(self, name: str) -> None:
         """Show the page."""
-        self.show("agent.html", agent=self.seen_agent(name))
+        agent = self.seen_agent(name)
+        tokens = await self._tokens(name) if acts_for(self.principal, agent) else None
+        self.show("agent.html", agent=agent, tokens=tokens)
+
+    async def _tokens(self, name: str) -> list[TokenTimes] | None:
+        """Return when the agent's own tokens end, the last one first; None where the Hub does not tell."""
+        try:
+            _, answer = await self.service.hub.request("GET", f"/users/{name}/tokens")
+        except HubApiError:
+            return None
+        own = [_times(token) for token in answer["api_tokens"] if token["note"] == AGENT_NOTE]
+        return sorted(own, key=lambda token: -token.expires_at)
 
 
 class TaskPage(AgentsPageHandler):

@@ -36,16 +36,8 @@ function draw() {
     ["Last seen", agent.last_seen_at ? since(agent.last_seen_at) : "never"],
     ["Registered", `${format.time(agent.created_at)} by ${agent.created_by}`],
     ["Its end", agent.ended_at ? format.time(agent.ended_at) : agent.expires_at ? `retired ${format.time(agent.expires_at)}` : "none is set"],
-    ["Tokens", tokens(agent)],
   ]).filter((part) => part.textContent !== "" || part.tagName === "DT"));
   $("submit-open").hidden = agent.state !== "active" || !mayAct(agent);
-}
-
-function tokens(agent) {
-  if (!agent.tokens) return null;
-  if (!agent.tokens.length) return "none: it cannot do anything by itself";
-  return agent.tokens.map((token) => el("div", {}, token.expires_at ? `good until ${format.time(token.expires_at)}` : "good without end",
-    el("span", { class: "muted" }, token.last_used_at ? `, used ${format.since(token.last_used_at)}` : ", not used yet")));
 }
 
 function drawServers() {
@@ -64,7 +56,7 @@ function drawTasks() {
   drawWhenNew($("tasks"), list, () => (list.length ? list.map((task) => el("tr", {},
     cell("State", {}, status(taskState(task))),
     cell("Task", {}, el("a", { href: taskUrl(task.id), class: "strong" }, taskName(task))),
-    cell("Why", { class: "small why" }, because(task)),
+    cell("Why", { class: "small why" }, task.state === "executing" ? "" : because(task)),
     cell("Attempt", { class: "number" }, task.attempt || "–"),
     cell("Since", { class: "number" }, since(task.changed_at))))
     : el("tr", {}, el("td", { class: "empty", colspan: 5 }, "It has no tasks yet."))));
@@ -82,6 +74,7 @@ async function refresh() {
   }
 }
 
+for (const place of document.querySelectorAll("time[data-time]")) place.textContent = format.time(Number(place.dataset.time));
 for (const place of document.querySelectorAll("[data-copyable]")) place.replaceWith(copyable(place.textContent.replaceAll("{origin}", location.origin)));
 if (location.hash === "#connect") $("connect").scrollIntoView();
 $("submit-open").onclick = () => submitTask([name], (task) => { location.href = taskUrl(task.id); });

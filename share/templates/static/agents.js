@@ -55,6 +55,12 @@ function serverLine(agent, server) {
     el("span", { class: "muted" }, server.node ? ` on ${server.node}` : " not placed yet"));
 }
 
+function serverLines(agent) {
+  const shown = agent.servers.slice(0, 3).map((server) => serverLine(agent, server));
+  if (agent.servers.length > 3) shown.push(el("div", { class: "muted" }, `and ${agent.servers.length - 3} more`));
+  return shown.length ? shown : el("span", { class: "muted" }, "none");
+}
+
 function taskCounts(agent) {
   const counts = COUNTED.map(([word, states]) => [word, states, states.reduce((sum, state) => sum + (agent.tasks[state] || 0), 0)]).filter(([, , count]) => count);
   if (!counts.length) return el("span", { class: "muted" }, "none yet");
@@ -71,10 +77,9 @@ function showTasks(filter) {
 function agentRow(agent) {
   const limits = agent.limits;
   return el("tr", {},
-    cell("Agent", {}, el("a", { href: agentUrl(agent.name), class: "strong" }, agent.name),
+    cell("Agent", {}, el("div", { class: "tagged" }, el("a", { href: agentUrl(agent.name), class: "strong" }, agent.name), status(agent.state, agent.detail)),
       el("div", { class: "small muted clip", title: agent.description }, `of ${agent.owner}${agent.description ? `: ${agent.description}` : ""}`)),
-    cell("State", {}, status(agent.state, agent.detail)),
-    cell("Servers", { class: "small" }, agent.servers.length ? agent.servers.map((server) => serverLine(agent, server)) : el("span", { class: "muted" }, "none")),
+    cell("Servers", { class: "small" }, serverLines(agent)),
     cell("Tasks", { class: "small" }, taskCounts(agent)),
     cell("In use", { class: "small parts" },
       agent.usage ? [use(agent.usage.servers, limits.servers, "servers"), limits.gpus || agent.usage.gpus ? use(agent.usage.gpus, limits.gpus, "GPUs") : null,
@@ -97,7 +102,7 @@ function drawAgents() {
     : MANAGES ? "There are no agents yet. Register the first one: it becomes a user of the Hub with a token and limits of its own."
       : "There is no agent of yours. An admin registers agents, and makes you the owner of one.";
   drawWhenNew($("agents"), [shown, nothing], () => (shown.length ? shown.map(agentRow)
-    : el("tr", {}, el("td", { class: "empty", colspan: 7 }, nothing))));
+    : el("tr", {}, el("td", { class: "empty", colspan: 6 }, nothing))));
   const mine = all.filter((agent) => agent.state === "active" && mayAct(agent)).map((agent) => agent.name);
   $("submit-open").hidden = !mine.length;
   $("submit-open").onclick = () => submitTask(mine, (task) => { location.href = taskUrl(task.id); });

@@ -167,6 +167,7 @@ function showToken(token) {
     el("p", { class: "small" }, "It goes into the Authorization header of every request, as in"),
     copyable(`curl -H "Authorization: Bearer $JUPYTERHUB_API_TOKEN" ${url}api/v1/tasks`),
     el("p", { class: "small" }, "For MCP, REST, the command line and VS Code see ", el("a", { href: `${agentUrl(token.agent)}#connect` }, `how ${token.agent} connects`), "."));
+  dialog.oncancel = (event) => event.preventDefault(); // one stray Escape, and it is gone
   dialog.addEventListener("close", () => { $("token-value").value = ""; $("token-use").replaceChildren(); }, { once: true });
   $("token-title").textContent = `The token of ${token.agent}`;
   dialog.showModal();

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -61,6 +64,14 @@ async def own_server(tmp_path: Path, kernels: Kernels) -> AsyncIterator[tuple[Se
     await process.ready()
     yield process, JupyterServer(kernels.session, process.url, "own", TOKEN)
     process.stop()
+
+
+def frame_of(kind: str, content: Any, parent: str) -> bytes:
+    """Return the frame of a message on iopub that answers a request."""
+    bodies = ({"msg_type": kind}, {"msg_id": parent}, {}, content)
+    parts = [b"iopub", *(json.dumps(body).encode() for body in bodies)]
+    offsets = list(itertools.accumulate(map(len, parts), initial=8 * (len(parts) + 2)))
+    return b"".join(number.to_bytes(8, "little") for number in (len(offsets), *offsets)) + b"".join(parts)
 
 
 async def run(
@@ -297,6 +308,37 @@ async def _as_if_spec(kernels: Kernels, server: JupyterServer, name: str) -> Non
         await other.connection(JupyterServer(other.session, server.url, "", TOKEN), name, "ir")
     finally:
         await other.aclose()
+
+
+@pytest.mark.rkernel
+async def test_another_language(kernels: Kernels, server: JupyterServer) -> None:
+    """R's kernel is found by the language's name, keeps its state, and its errors are values too."""
+    connection = await kernels.connection(server, "stats", "R")
+    assert connection.spec == "ir"
+    await connection.execute("x <- c(1, 2, 6)", 40, Outputs(1000))
+    outputs = Outputs(1000)
+    assert (await connection.execute("mean(x)", 20, outputs)).status == "ok"
+    assert outputs.transcript().split() == ["[1]", "3"]
+    outputs = Outputs(1000)
+    assert (await connection.execute("stop('no such column')", 20, outputs)).status == "error"
+    assert outputs.error is not None
+    assert "no such column" in outputs.error.evalue + outputs.error.traceback
+
+
+async def test_messages_that_make_no_sense_are_passed_over(kernels: Kernels, server: JupyterServer) -> None:
+    """Whoever has the kernel may send anything; the connection goes on."""
+    connection = await kernels.connection(server, "odd")
+    outputs = Outputs(1000)
+    code = "print('sense', flush=True)\nimport time\ntime.sleep(1)"
+    running = asyncio.ensure_future(connection.execute(code, 30, outputs))
+    await asyncio.wait_for(outputs.changed.wait(), 20)
+    (identity,) = connection._executions
+    for kind, content in (("stream", {}), ("display_data", {"data": "?"}), ("update_display_data", {"data": 7})):
+        await connection._take_frame(frame_of(kind, content, identity))
+    await connection._take_frame(b"\xff" * 40)
+    assert (await running).status == "ok"
+    assert connection.alive
+    assert outputs.transcript() == "sense\n"
 
 
 async def test_a_wrong_token_is_refused(kernels: Kernels, server: JupyterServer) -> None:
