@@ -22,8 +22,8 @@ from .jupyter_api import JupyterServer
 from .kernel_messages import SUBPROTOCOL, KernelMessage, decode, encode_request
 from .outputs import Outputs
 
-#: The longest message of a kernel that is taken.
-MAX_MESSAGE_BYTES = 256 * 2**20
+#: The longest message of a kernel that is taken; a longer one ends the connection, which is then made again.
+MAX_MESSAGE_BYTES = 64 * 2**20
 #: Pause between pings, in seconds; without an answer within half of it the connection is lost.
 HEARTBEAT_SECONDS = 8.0
 #: How long a lost connection is tried to be made again, in seconds.
@@ -201,24 +201,26 @@ class KernelConnection:
 
     async def _read(self) -> None:
         """Read until the connection is lost and is not worth another."""
-        while True:
-            assert self._socket is not None
-            async for message in self._socket:
-                if message.type is aiohttp.WSMsgType.BINARY:
-                    await self._take_frame(message.data)
-            if not self._executions or not await self._reconnect():
-                return
+        try:
+            while True:
+                assert self._socket is not None
+                async for message in self._socket:
+                    if message.type is aiohttp.WSMsgType.BINARY:
+                        await self._take_frame(message.data)
+                if not self._executions or not await self._reconnect():
+                    return
+        finally:
+            self._end_all("server_lost", "the connection to the kernel ended")
 
     async def _take_frame(self, frame: bytes) -> None:
-        try:
+        # Whoever has the kernel may send whatever they like over it; what makes no sense is passed over.
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             message = decode(frame) if len(frame) < _LARGE_BYTES else await asyncio.to_thread(decode, frame)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return  # somebody has put something else into the kernel's place; deadlines end what waits
-        if message.parent in self._executions:
-            self._seen_working = True
-            self._executions[message.parent].take(message)
-        elif message.channel == "iopub":
-            self._heed(message)
+            if message.parent in self._executions:
+                self._seen_working = True
+                self._executions[message.parent].take(message)
+            elif message.channel == "iopub":
+                self._heed(message)
 
     def _heed(self, message: KernelMessage) -> None:
         """Take what is said about the kernel itself."""

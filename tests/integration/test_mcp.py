@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -317,3 +319,21 @@ async def test_a_suspended_agent_is_refused_at_once(site: TasksHub) -> None:
         await site.request("POST", "agents/brief/suspend", {"reason": "test"})
         status, _, text = await _post(site, site.tokens["brief"], INITIALIZE)
         assert status in (401, 403), text
+
+
+async def test_a_server_that_dies_ends_what_it_executes(site: TasksHub, mcp: Session) -> None:
+    """Within seconds, with what to do; the model is told so by the next call too."""
+    await mcp.data("start_server", server="doomed", wait_seconds=100)
+    running = asyncio.ensure_future(mcp.call("execute_code", code=SLEEP, server="doomed"))
+    await eventually(lambda: mcp.told, "it executes", 30)
+    (lease,) = [lease for lease in await site.hub.farm.leases() if lease.server_name == "doomed"]
+    assert lease.server is not None
+    os.kill(lease.server.pid, signal.SIGKILL)
+    result = await asyncio.wait_for(running, 20)
+    assert result.is_error
+    assert (result.structured_content or {})["status"] == "server_lost"
+    assert "look at list_servers" in text_of(result)
+    assert (await mcp.error("execute_code", code="1", server="doomed"))["reason"] in (
+        "server_not_running",
+        "server_unreachable",
+    )
