@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from agents_hub import AgentsHub
+from configured_hub import configured
 from hub_process import hub_process
 from ssh_node import ssh_node
 from waiting import eventually
@@ -36,11 +37,13 @@ class Site:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def site() -> AsyncIterator[Site]:
-    """One Hub for all."""
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """One Hub for all, whose servers have a workspace of the tests' own."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    kind = configured(f"c.Spawner.notebook_dir = {str(workspace)!r}")
     async with (
         ssh_node("n1", "127.0.0.11", sys.executable, simulated_gpus=2) as node,
-        hub_process([node.spec], AGENTFARM_SERVICES="agentfarm,agents") as hub,
+        hub_process([node.spec], kind=kind, AGENTFARM_SERVICES="agentfarm,agents") as hub,
     ):
         agents = AgentsHub(hub)
         await agents.ready()
@@ -190,7 +193,7 @@ async def test_a_retired_agent_is_gone_and_its_name_reserved(site: Site) -> None
     assert "old" in [agent["name"] for agent in (await site.agents.ask("GET", "agents?all=1"))[1]["agents"]]
 
 
-async def test_an_agents_files_are_packed_before_it_is_gone(site: Site, tmp_path: Path) -> None:
+async def test_an_agents_files_are_packed_before_it_is_gone(site: Site) -> None:
     """A running server of the agent shows them; without one nothing can be packed, and nothing is done."""
     token = await site.agents.register("writer")
     refused = await site.agents.ask("POST", "agents/writer/retire", {"workspace": "archive"})
@@ -217,6 +220,7 @@ async def test_an_agents_files_are_packed_before_it_is_gone(site: Site, tmp_path
     assert view["detail"] == f"by admin; its files are in {archive}"
     assert archive.stat().st_mode & 0o777 == 0o600
     with tarfile.open(archive) as packed:
+        assert packed.getnames() == ["writer/n1/kept/the answer.txt"]
         file = packed.extractfile("writer/n1/kept/the answer.txt")
         assert file is not None
         assert file.read() == b"42"
