@@ -69,6 +69,7 @@ RULES: Rules = {
     },
     Isolation: {
         "account": {"pattern": r"\{username\}"},
+        "projects": {"pattern": r"^(?![^:]*/\.\.(/|$))(?=[^:]*/(?!\.?(/|$)))/[^:\x00]*$"},
         "": {
             "allOf": [
                 {

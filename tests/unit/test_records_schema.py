@@ -16,7 +16,16 @@ from jupyterhub_agentfarm.controller.api import RULES
 from jupyterhub_agentfarm.controller.handlers import MarkOrder, ScanOrder
 from jupyterhub_agentfarm.errors import InvalidField
 from jupyterhub_agentfarm.isolation import Isolation, ResourceLimits
-from jupyterhub_agentfarm.models import LaunchOrder, Lease, Node, NodeSpec, PlacementRequest, Telemetry, UserOptions
+from jupyterhub_agentfarm.models import (
+    LaunchOrder,
+    Lease,
+    Node,
+    NodeSpec,
+    OwnerLimits,
+    PlacementRequest,
+    Telemetry,
+    UserOptions,
+)
 from jupyterhub_agentfarm.records import from_json, to_json
 from jupyterhub_agentfarm.records_schema import Schemas, comments_of
 
@@ -72,7 +81,8 @@ STRICT = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
 VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=STRICT)
 GOOD: dict[type, dict[str, Any]] = {
     NodeSpec: {"name": "gpu01", "host": "10.0.0.1", "noded_args": ["--telemetry-interval=5"], "isolation": {}},
-    UserOptions: {"node": "gpu01", "gpus": 1, "labels": {"room": "b"}, "restart": "never"},
+    UserOptions: {"node": "gpu01", "gpus": 1, "labels": {"room": "b"}, "restart": "never", "kernel": "ir"},
+    OwnerLimits: {"servers": 1, "gpus": 0, "gpu_hours": 0.5, "labels": {"room": "b"}, "kernels": ["ir"]},
     PlacementRequest: {"owner": "ada", "server_name": "", "options": {"gpus": 1}, "cpus": 1, "groups": ["g"]},
     LaunchOrder: {"command": ["x", ""], "base_url": "/user/ada/", "limits": {"cpus": 0.5}, "environment": {"A": "b"}},
     Isolation: {"account": "{username}", "create_accounts": True, "sandbox": "container", "image": "x"},
