@@ -90,10 +90,7 @@ def check_path(path: str) -> None:
 def _check_parameters(parameters: Mapping[str, Any], language: str) -> None:
     if not parameters:
         return
-    if language.lower() != "python":
-        wanted = f"empty: they are written for Python only, and the notebook is one of {language}"
-        raise InvalidField("parameters", wanted, "some")
-    text = source(parameters)
+    text = source(parameters, language)
     if len(text) > MAX_PARAMETERS_BYTES:
         wanted = f"at most {MAX_PARAMETERS_BYTES} characters long: put data into the workspace"
         raise InvalidField("parameters", wanted, f"{len(text)} characters")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from jupyter_server_process import notebook
 from tasks_hub import TasksHub, lines_of, tasks_hub
 from waiting import eventually
 
@@ -17,6 +18,10 @@ TELL = (
     "print(x, os.environ['AGENTFARM_TASK_ID'], os.environ['AGENTFARM_ATTEMPT'], os.environ['AGENTFARM_FENCE'])\n"
     "folder = pathlib.Path(os.environ['AGENTFARM_ARTIFACTS'])\n(folder / 'deep').mkdir()\n"
     "(folder / 'deep' / 'out.csv').write_text('a,b\\n1,2\\n')\n(folder / 'away').symlink_to('/etc/passwd')"
+)
+TELL_R = (
+    "cat(x[[2]], x[[3]]$three, Sys.getenv('AGENTFARM_TASK_ID'))\n"
+    "write.csv(data.frame(a = 1), file.path(Sys.getenv('AGENTFARM_ARTIFACTS'), 'r.csv'))"
 )
 WAIT = "import pathlib, time\nwhile not pathlib.Path({go!r}).exists():\n    time.sleep(0.02)"
 
@@ -199,3 +204,17 @@ async def test_metrics_are_for_those_who_may(site: TasksHub) -> None:
     assert "bot" not in page
     with pytest.raises(ValueError, match="403"):
         await site.request("GET", "../../metrics", agent="bot")
+
+
+@pytest.mark.skipif(not Path("/usr/share/jupyter/kernels/ir").is_dir(), reason="R's IRkernel is not installed")
+async def test_another_language(site: TasksHub) -> None:
+    """A notebook of R's goes where R's kernel is, by the kernel that it names, with its parameters and its identity."""
+    cells = ({"source": "x <- 1", "metadata": {"tags": ["parameters"]}}, TELL_R)
+    body = notebook(*cells, kernelspec={"name": "ir", "display_name": "R", "language": "R"})  # type: ignore[arg-type]
+    parameters = {"x": [1, "zwei", {"three": True}]}
+    made = await site.request("POST", "tasks", {"notebook": body, "parameters": parameters}, "bot")
+    view = await site.ended(made["id"], 120)
+    assert view["state"] == "completed", view
+    printed = texts(await site.request("GET", f"tasks/{made['id']}/notebook"))
+    assert printed == f"zwei TRUE {made['id']}"
+    assert [artifact["path"] for artifact in view["artifacts"]] == ["r.csv"]

@@ -144,7 +144,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"notebook": None, "path": "/etc/a.ipynb"}, "path must be relative"),
     ({"parameters": {"not a name": 1}}, "Python identifiers"),
     ({"parameters": {"a": "x" * 300_000}}, "put data into the workspace"),
-    ({"notebook": notebook(language="R", kernel="ir"), "parameters": {"a": 1}}, "Python only"),
+    ({"notebook": notebook(language="fortran", kernel="f"), "parameters": {"a": 1}}, "written for Python, R, Julia"),
     ({"priority": 1}, "priority must be at most 0"),
     ({"options": {"gpus": 2}}, "options.gpus must be at most 1, the limit of the agent"),
     ({"options": {"priority": 1}}, "options must be without priority"),

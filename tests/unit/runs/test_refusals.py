@@ -48,7 +48,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "long name": ({"notebook": notebook("1"), "name": "x" * 201}, "name must be"),
     "another language": (
         {"notebook": notebook("1", kernelspec={"name": "fortran", "display_name": "F"}), "parameters": {"a": 1}},
-        "written for Python only",
+        "written for Python, R, Julia, and the kernel is fortran",
     ),
 }
 
