@@ -275,12 +275,20 @@ class KernelConnection:
         try:
             model = await self.server.request("GET", f"kernels/{self.kernel_id}", seconds=_PROBE_SECONDS)
         except NotFoundError:
-            return "gone"
+            return "gone" if await self._server_answers() else "server_gone"
         except ServerNotRunning:
             return "server_gone"
         except AgentFarmError:
             return "unknown"
         return "idle" if model["execution_state"] == "idle" else "busy"
+
+    async def _server_answers(self) -> bool:
+        """Whether what answers is this server: the proxy sends what was a named server's to the default one."""
+        try:
+            await self.server.request("GET", "status", seconds=_PROBE_SECONDS)
+        except AgentFarmError:
+            return False
+        return True
 
     async def _expect_replies(self, state: str) -> None:
         """End executions whose replies were lost: the kernel is idle, and nothing comes."""

@@ -325,7 +325,7 @@ async def test_a_server_that_dies_ends_what_it_executes(site: TasksHub, mcp: Ses
     """Within seconds, with what to do; the model is told so by the next call too."""
     await mcp.data("start_server", server="doomed", wait_seconds=100)
     running = asyncio.ensure_future(mcp.call("execute_code", code=SLEEP, server="doomed"))
-    await eventually(lambda: mcp.told, "it executes", 30)
+    await eventually(lambda: "begun\n" in mcp.told, "it executes", 30)
     (lease,) = [lease for lease in await site.hub.farm.leases() if lease.server_name == "doomed"]
     assert lease.server is not None
     os.kill(lease.server.pid, signal.SIGKILL)
