@@ -76,6 +76,7 @@ class Renderer:
         """End the child; a second call does nothing."""
         if self._ending is not None:
             self._ending.cancel()
+        await self._end()  # whoever waits for its answer is told that there will be none
         async with self._turn:
             await self._end()
 
