@@ -1,4 +1,4 @@
-"""An admin in a browser: registers an agent, submits a task for it, watches it complete, and suspends the agent."""
+"""Two people in a browser: an admin registers an agent and suspends it; between, its owner has it execute a task."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from chromium import browser_context  # noqa: E402 - it needs Playwright
 pytestmark = [pytest.mark.hub, pytest.mark.browser, pytest.mark.timeout(240)]
 
 
-async def log_in(page: playwright.Page, hub: HubProcess, path: str) -> None:
-    """Go to a page of the agents service as the admin."""
+async def log_in(page: playwright.Page, hub: HubProcess, name: str, path: str) -> None:
+    """Go to a page of the agents service."""
     await page.goto(f"{hub.url}/services/agents/{path}")
-    await page.fill("#username_input", "admin")
+    await page.fill("#username_input", name)
     await page.fill("#password_input", PASSWORD)
     await page.click("#login_submit")
     await page.wait_for_url(f"{hub.url}/services/agents/{path}")
@@ -33,6 +33,7 @@ async def register(page: playwright.Page, name: str) -> str:
     await page.get_by_role("button", name="Register an agent").click()
     dialog = page.get_by_role("dialog", name="Register an agent")
     await dialog.get_by_label("Name", exact=True).fill(name)
+    await dialog.get_by_label("Owner").fill("ada")
     await dialog.get_by_label("What it is for").fill("adds numbers")
     await dialog.get_by_role("button", name="Register").click()
     shown = page.get_by_role("dialog", name=f"The token of {name}")
@@ -61,30 +62,35 @@ async def test_from_the_registration_to_the_result(tmp_path: Path) -> None:
     cells = [nbformat.v4.new_code_cell(source) for source in ("import pathlib, time\nprint('sum', 40 + 2)", wait)]
     (tmp_path / "adding.ipynb").write_text(nbformat.writes(nbformat.v4.new_notebook(cells=cells)))
     async with tasks_hub(1) as site, browser_context(tmp_path / "failed.png") as context:
-        hub, page = site.hub, await context.new_page()
-        await log_in(page, hub, "")
-        token = await register(page, "adder")
+        hub, admin = site.hub, await context.new_page()
+        await log_in(admin, hub, "admin", "")
+        token = await register(admin, "adder")
         assert await as_agent(hub, token) == (200, {"tasks": [], "cursor": None})
 
-        await page.get_by_role("button", name="Submit a task").click()
-        dialog = page.get_by_role("dialog", name="Submit a task")
-        await dialog.get_by_label("File", exact=True).set_input_files(tmp_path / "adding.ipynb")
-        await dialog.get_by_role("button", name="Submit").click()
-        await page.get_by_role("heading", name="adding").wait_for()
-        frame = page.frame_locator(".notebook iframe:not(.waiting)")
-        await frame.get_by_text("sum 42").wait_for()
-        assert await page.locator("#state").get_by_text("executing").is_visible()
-        assert await frame.get_by_text("went on", exact=True).count() == 0
-        go.touch()
-        await frame.get_by_text("went on", exact=True).wait_for()
-        await page.locator("#state").get_by_text("completed").wait_for()
-        await page.get_by_text(re.compile("on n1, server task-")).wait_for()
+        async with browser_context(tmp_path / "failed-of-ada.png") as adas:
+            page = await adas.new_page()
+            await log_in(page, hub, "ada", "agents/adder")
+            assert await page.get_by_role("button", name="Suspend").count() == 0
+            await page.get_by_text("not used yet").or_(page.get_by_text("used last")).wait_for()
+            await page.get_by_role("button", name="Submit a task").click()
+            dialog = page.get_by_role("dialog", name="Submit a task")
+            await dialog.get_by_label("File", exact=True).set_input_files(tmp_path / "adding.ipynb")
+            await dialog.get_by_role("button", name="Submit").click()
+            await page.get_by_role("heading", name="adding").wait_for()
+            frame = page.frame_locator(".notebook iframe:not(.waiting)")
+            await frame.get_by_text("sum 42").wait_for()
+            assert await page.locator("#state").get_by_text("executing").is_visible()
+            assert await frame.get_by_text("went on", exact=True).count() == 0
+            go.touch()
+            await frame.get_by_text("went on", exact=True).wait_for()
+            await page.locator("#state").get_by_text("completed").wait_for()
+            await page.get_by_text(re.compile("on n1, server task-")).wait_for()
 
-        await page.get_by_role("link", name="adder").first.click()
-        await page.get_by_role("link", name="adding").wait_for()
-        await page.get_by_role("button", name="Suspend").click()
-        dialog = page.get_by_role("dialog", name="Suspend adder")
+        await admin.get_by_role("link", name="adding").wait_for()
+        await admin.get_by_role("link", name="adder").first.click()
+        await admin.get_by_role("button", name="Suspend").click()
+        dialog = admin.get_by_role("dialog", name="Suspend adder")
         await dialog.get_by_label("Reason").fill("enough for today")
         await dialog.get_by_role("button", name="Suspend").click()
-        await page.locator("#state").get_by_text("enough for today").wait_for()
+        await admin.locator("#state").get_by_text("enough for today").wait_for()
         assert (await as_agent(hub, token))[0] in (401, 403)
