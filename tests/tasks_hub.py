@@ -48,7 +48,8 @@ class TasksHub:
     async def request(self, method: str, path: str, body: Any = None, agent: str | None = None) -> Any:
         """Return the decoded answer to a request of the admin's, or of an agent's."""
         url = f"{self.hub.url}/services/agents/api/v1/{path}"
-        headers = self.hub.headers(self.tokens[agent] if agent else None)
+        # Not on a connection that the proxy may close for being idle at this moment.
+        headers = self.hub.headers(self.tokens[agent] if agent else None) | {"Connection": "close"}
         timeout = aiohttp.ClientTimeout(total=20)
         async with self.hub.http.request(method, url, json=body, headers=headers, timeout=timeout) as answer:
             text = await answer.text()

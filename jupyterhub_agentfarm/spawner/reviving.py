@@ -51,7 +51,7 @@ async def look_after_others(settings: Mapping[str, Any], log: logging.Logger | l
 
 async def _look_after(settings: Mapping[str, Any], name: str) -> None:
     service = settings.get("services", {}).get(name)
-    # A service without a spawner is not managed, or not started yet.
+    # A service without a spawner is not managed, or not started yet; without a server, the Hub has stopped it.
     spawner = getattr(service, "spawner", None)
-    if spawner is not None:
+    if spawner is not None and service.server is not None:
         await spawner.poll_and_notify()
