@@ -19,5 +19,6 @@ killed takes up every attempt where it was. Running notebooks do not notice: the
 - `task_intake`, `task_rules` what may be submitted, and by whom
 - `dispatcher`, `carrier`, `servers` which task is next, and one attempt from claim to artifacts
 - `mcp_server` and what its tools use: `kernels`, `workspace`
+- `rendering`, `notebook_html`, `live` notebooks as documents, also while they execute
 - `agent_handlers`, `task_handlers`, `pages`, `api` what the service answers
 """
