@@ -41,6 +41,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _FIRST_POLL_SECONDS = 0.1
+#: How often a server's place in the line is looked at.
+_PLACE_SECONDS = 1.0
 #: How often a refused token is replaced before the refusal counts.
 _MOST_TOKENS = 3
 
@@ -146,11 +148,25 @@ class Carrier:
 
     async def _start(self) -> None:
         agent, name = self.attempt.agent, self.attempt.server_name
-        await self._parts.servers.start(agent, name, self.options)
+        telling = asyncio.create_task(self._tell_place(), name=f"place of {self.attempt.key}")
+        try:
+            await self._parts.servers.start(agent, name, self.options)
+        finally:
+            telling.cancel()
+            await asyncio.wait({telling})
         node = self._loss.node()
         self._runs = self._server_runs(node or "its node")
-        self._heard_at = time.monotonic()
-        await self._note(phase="running", node=node)
+        self._heard()
+        await self._note(phase="running", node=node, detail="")
+
+    async def _tell_place(self) -> None:
+        """Write down what the server waits for, as long as it does."""
+        while True:
+            await asyncio.sleep(_PLACE_SECONDS)
+            place = self._parts.farm.waiting_for(self.attempt.agent, self.attempt.server_name)
+            with Edge(log, f"the place of {self.attempt.key} in the line is not written down"):
+                if place != self.attempt.detail:
+                    await self._note(detail=place)
 
     async def _submitted(self) -> str:
         """Return the id of the attempt's run, which is submitted unless it is known to be."""

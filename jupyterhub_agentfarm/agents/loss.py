@@ -45,6 +45,9 @@ class Farm(Protocol):
     def current(self) -> bool:
         """Whether the controller's events arrive."""
 
+    def waiting_for(self, owner: str, server_name: str) -> str:
+        """Return why a server's lease waits, or "" when it does not."""
+
 
 class News(Protocol):
     """What the newest state does not tell."""

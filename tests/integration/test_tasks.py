@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -156,6 +157,11 @@ async def test_what_waits_for_a_gpu_does_not_clog(site: TasksHub, tmp_path: Path
         return len(await site.hub.farm.queue()) >= 1
 
     await eventually(in_line, "one waits in the controller's line", 30, 0.1)
+
+    def told(view: dict[str, Any]) -> bool:
+        return "it waits at position 1" in "".join(attempt["detail"] for attempt in view["attempts"])
+
+    await site.until(waiting[0], told, "the attempt tells its place", 30)
     passing = await site.submit("wanting", "1")
     assert (await site.ended(passing))["state"] == "completed"
     assert len(await site.hub.farm.queue()) <= 2
