@@ -1,0 +1,214 @@
+"""The dispatcher with the real book of tasks: what it begins, takes up and leaves; carriers here end when told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from agents_site import make_agent
+from jupyter_server_process import notebook
+from node_records import node
+from waiting import eventually
+
+from jupyterhub_agentfarm.agents.book import TaskBook
+from jupyterhub_agentfarm.agents.carrier import Carried
+from jupyterhub_agentfarm.agents.dispatcher import Dispatcher, named_kernel
+from jupyterhub_agentfarm.agents.farm_news import FarmNews
+from jupyterhub_agentfarm.agents.metrics import TaskMetrics
+from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskReason, TaskRequest
+from jupyterhub_agentfarm.agents.servers import TaskServers
+from jupyterhub_agentfarm.agents.warm import WarmServers
+from jupyterhub_agentfarm.controller.views import node_view
+from jupyterhub_agentfarm.inventory.database import Database
+
+NOTEBOOK = json.dumps(notebook("1", kernelspec={"name": "ir", "display_name": "R"})).encode()
+
+
+class Carrier:
+    """Carries an attempt until the test says how it ended."""
+
+    def __init__(self, carried: Carried, attempt: Attempt, book: TaskBook) -> None:
+        self.task, self.options, self.attempt, self._book = carried.task, carried.options, attempt, book
+        self.ended: asyncio.Future[TaskReason] = asyncio.get_running_loop().create_future()
+
+    def end(self, reason: TaskReason) -> None:
+        """End the attempt."""
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    async def carry(self) -> tuple[Task, TaskReason]:
+        """Carry it to its end."""
+        reason = await self.ended
+        return await self._book.finish(self.attempt, reason, "told by the test"), reason
+
+
+class World:
+    """A dispatcher and what it needs, on a farm of one node."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = Database(f"sqlite:///{folder / 'tasks.sqlite'}")
+        self.book = TaskBook(self.database, folder / "files")
+        self.news = FarmNews()
+        view = node_view(node("n1"), (), lambda _lease: True)
+        self.farm = SimpleNamespace(current=True, nodes={"n1": view}, leases={})
+        self.active = {"bot"}
+        self.carriers: list[Carrier] = []
+        self.metrics = TaskMetrics()
+        self.dispatcher = self.make()
+
+    def make(self, **options: Any) -> Dispatcher:
+        """Return a dispatcher."""
+        servers = TaskServers(SimpleNamespace(user=self._user), cpus=1)  # type: ignore[arg-type]
+        parts = SimpleNamespace(servers=servers, warm=WarmServers(servers), make=self._carrier)
+        made = Dispatcher(self.book, self, parts, self.farm, self.news, **options)  # type: ignore[arg-type]
+        made.observers.append(self.metrics)
+        return made
+
+    def agents(self) -> list[Any]:
+        """Return all agents."""
+        return [make_agent("bot"), make_agent("idle")]
+
+    def is_active(self, name: str) -> bool:
+        """Whether an agent may have tasks executed."""
+        return name in self.active
+
+    async def _user(self, _name: str) -> dict[str, Any]:
+        return {"servers": {}}
+
+    def _carrier(self, carried: Carried, attempt: Attempt) -> Carrier:
+        self.carriers.append(Carrier(carried, attempt, self.book))
+        return self.carriers[-1]
+
+    async def submit(self, agent: str = "bot", content: bytes | None = NOTEBOOK, **fields: Any) -> str:
+        """Submit a task; return its id."""
+        request = TaskRequest(path=None if content else "n.ipynb", notebook={} if content else None, **fields)
+        return (await self.book.submit(request, agent, "ada", content))[0].id
+
+    async def begun(self, count: int) -> Carrier:
+        """Return the newest carrier once there are so many."""
+        await eventually(lambda: len(self.carriers) >= count, f"{count} attempts have begun")
+        return self.carriers[-1]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A world whose book is open."""
+    made = World(tmp_path)
+    await made.book.open()
+    yield made
+    await made.dispatcher.aclose()
+    await made.book.aclose()
+    await made.database.aclose()
+
+
+async def test_a_task_is_begun_with_its_notebooks_kernel(world: World) -> None:
+    """What is submitted while it waits is claimed at once, and its server is to have kernel and cores."""
+    await world.dispatcher.open()
+    task = await world.submit()
+    carrier = await world.begun(1)
+    assert (carrier.task.id, carrier.options.kernel, carrier.options.cpus) == (task, "ir", 1)
+    carrier.end("completed")
+    await eventually(lambda: 'attempts_total{outcome="completed"} 1' in world.metrics.text({}, {}), "it is counted")
+    await world.submit(content=None)
+    assert (await world.begun(2)).options.kernel == ""
+
+
+async def test_what_executes_is_taken_up(world: World) -> None:
+    """Attempts of an earlier service get carriers at the start, with the end that was asked for meanwhile."""
+    going, ending = await world.submit(), await world.submit()
+    for task in (going, ending):
+        await world.book.claim(task)
+    await world.book.cancel(ending, "ada")
+    await world.dispatcher.open()
+    assert {carrier.task.id for carrier in world.carriers} == {going, ending}
+
+    async def cancelled() -> bool:
+        return (await world.book.task(ending)).state == "cancelled"
+
+    await eventually(cancelled, "its end was asked for")
+    assert (await world.book.task(going)).state == "executing"
+
+
+async def test_an_end_reaches_the_carrier(world: World) -> None:
+    """Cancelling what executes ends its attempt; a suspension makes it available, and it is left until resumed."""
+    await world.dispatcher.open()
+    first = await world.submit()
+    await world.begun(1)
+    await world.book.cancel(first, "ada")
+    await eventually(world.carriers[0].ended.done, "its carrier knows")
+    assert world.carriers[0].ended.result() == "cancelled"
+    second = await world.submit()
+    await world.begun(2)
+    world.active.clear()
+    await world.book.hold("bot", "agent_suspended")
+
+    async def available() -> bool:
+        return (await world.book.task(second)).state == "available"
+
+    await eventually(available, "it is available again")
+    world.active.add("bot")
+    world.news.changed.set()
+    assert (await world.begun(3)).attempt.number == 2
+
+
+async def test_nothing_is_begun_without_the_farm(world: World) -> None:
+    """While the controller does not tell of the farm, tasks wait; when it does, they begin."""
+    world.farm.current = False
+    await world.dispatcher.open()
+    task = await world.submit()
+    world.active.add("idle")
+    await eventually(lambda: not world.book.changed.is_set(), "a pass was made")
+    assert (await world.book.task(task)).state == "available"
+    world.farm.current = True
+    world.news.changed.set()
+    await world.begun(1)
+
+
+async def test_the_bound_is_kept(world: World) -> None:
+    """No more tasks execute than may; one that ends makes place for the next, the one of higher priority first."""
+    dispatcher = world.make(max_executing=1)
+    for priority in (0, 1, 0):
+        await world.submit(priority=priority)
+    await dispatcher.open()
+    first = await world.begun(1)
+    assert first.task.request.priority == 1
+    first.end("completed")
+    second = await world.begun(2)
+    assert len(world.carriers) == 2
+    assert not second.ended.done()
+    await dispatcher.aclose()
+
+
+async def test_due_tasks_begin_in_time(world: World) -> None:
+    """A task with a time of its own and one that needs another begin when these have come."""
+    await world.dispatcher.open()
+    first = await world.submit()
+    await world.submit(after=(first,))
+    (await world.begun(1)).end("completed")
+    second = await world.begun(2)
+    assert second.task.request.after == (first,)
+    later = time.time() + 0.2
+    await world.submit(not_before_at=later)
+    third = await world.begun(3)
+    assert third.attempt.started_at >= later
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (NOTEBOOK, "ir"),
+        (b"{}", ""),
+        (b"no json", ""),
+        (b'{"metadata": {"kernelspec": {"name": "a b"}}}', ""),
+        (b"[]", ""),
+    ],
+)
+def test_named_kernels(text: bytes, name: str) -> None:
+    """A notebook's kernel is asked for only where its name is one."""
+    assert named_kernel(text) == name
