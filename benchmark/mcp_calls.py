@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from mcp_client import Session, mcp_session  # noqa: E402
 from tasks_hub import TasksHub, tasks_hub  # noqa: E402
 
-from jupyterhub_agentfarm.agents.kernel_messages import SUBPROTOCOL, decode, encode_request  # noqa: E402
+from jupyterhub_agentfarm.agents.jupyter.kernel_messages import SUBPROTOCOL, decode, encode_request  # noqa: E402
 
 PACKAGES = ("mcp", "aiohttp", "tornado", "jupyter_server", "ipykernel", "jupyterhub")
 CODE = "1"

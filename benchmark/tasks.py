@@ -36,8 +36,8 @@ from tasks_hub import TasksHub, tasks_hub
 from tasks_trace import BLIND, blind_trace, farm_trace
 from waiting import eventually
 
-from jupyterhub_agentfarm.agents.book import TaskBook
 from jupyterhub_agentfarm.agents.models import TaskRequest
+from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.inventory.database import Database
 
 PACKAGES = ("jupyterhub", "jupyter_server", "nbclient", "ipykernel", "sqlalchemy", "aiohttp")

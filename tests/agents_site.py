@@ -11,16 +11,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from jupyterhub_agentfarm.agents.agent_store import AgentStore, KeptAgent
-from jupyterhub_agentfarm.agents.agent_views import AgentViews
 from jupyterhub_agentfarm.agents.app import AgentsApp
-from jupyterhub_agentfarm.agents.book import TaskBook
-from jupyterhub_agentfarm.agents.hub_users import HubUsers
-from jupyterhub_agentfarm.agents.limits import FarmLimits
-from jupyterhub_agentfarm.agents.live import LiveNotebooks
+from jupyterhub_agentfarm.agents.dispatch.live import LiveNotebooks
 from jupyterhub_agentfarm.agents.models import Agent, AgentLimits
-from jupyterhub_agentfarm.agents.registry import Registry
-from jupyterhub_agentfarm.agents.rendering import Renderer
+from jupyterhub_agentfarm.agents.pages.rendering import Renderer
+from jupyterhub_agentfarm.agents.registry.hub_users import HubUsers
+from jupyterhub_agentfarm.agents.registry.limits import FarmLimits
+from jupyterhub_agentfarm.agents.registry.registry import Registry
+from jupyterhub_agentfarm.agents.registry.store import AgentStore, KeptAgent
+from jupyterhub_agentfarm.agents.registry.views import AgentViews
+from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.controller.client import FarmClient
 from jupyterhub_agentfarm.inventory.database import Database
 from jupyterhub_agentfarm.services import local

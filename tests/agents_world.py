@@ -11,10 +11,10 @@ from typing import Any
 from controllers import controller
 from mock_hub import HubApi, MemoryProxy, serving
 
-from jupyterhub_agentfarm.agents.agent_store import AgentStore
-from jupyterhub_agentfarm.agents.hub_users import HubUsers
-from jupyterhub_agentfarm.agents.limits import FarmLimits
-from jupyterhub_agentfarm.agents.registry import Registry
+from jupyterhub_agentfarm.agents.registry.hub_users import HubUsers
+from jupyterhub_agentfarm.agents.registry.limits import FarmLimits
+from jupyterhub_agentfarm.agents.registry.registry import Registry
+from jupyterhub_agentfarm.agents.registry.store import AgentStore
 from jupyterhub_agentfarm.configure import CUSTOM_SCOPES
 from jupyterhub_agentfarm.controller.client import FarmClient
 from jupyterhub_agentfarm.inventory.database import Database

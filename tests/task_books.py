@@ -11,8 +11,8 @@ from typing import Any
 import postgres
 import sqlalchemy as sa
 
-from jupyterhub_agentfarm.agents.book import TaskBook
 from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskReason, TaskRequest
+from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.inventory.database import Database
 
 NOTEBOOK = b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'

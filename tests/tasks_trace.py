@@ -22,9 +22,9 @@ from typing import Any
 from agents_site import make_agent
 from node_records import node, telemetry
 
-from jupyterhub_agentfarm.agents.choice import Asked, Bounds, Chooser, Standing, needs_of
+from jupyterhub_agentfarm.agents.dispatch.choice import Asked, Bounds, Chooser, Standing, needs_of
+from jupyterhub_agentfarm.agents.dispatch.room import Room
 from jupyterhub_agentfarm.agents.models import AgentLimits, Task, TaskRequest
-from jupyterhub_agentfarm.agents.room import Room
 from jupyterhub_agentfarm.controller.views import node_view
 from jupyterhub_agentfarm.inventory.database import Database
 from jupyterhub_agentfarm.models import Lease, PlacementRequest, UserOptions

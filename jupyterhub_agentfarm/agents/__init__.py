@@ -12,13 +12,13 @@
 A task moves through its states (:mod:`.models`), each step written down before the next begins; a service that was
 killed takes up every attempt where it was. Running notebooks do not notice: they run beside their kernels.
 
-- :mod:`.models` the records
-- `registry`, `hub_users` who is an agent, and what the Hub knows of it
-- `states`, `steps`, `task_store` what a task may become, and each change of it as one transaction
-- `book`, `task_records`, `files`, `task_news` all tasks with their notebooks and artifacts, and who is told
-- `task_intake`, `task_rules` what may be submitted, and by whom
-- `dispatcher`, `carrier`, `servers` which task is next, and one attempt from claim to artifacts
-- `mcp_server` and what its tools use: `kernels`, `workspace`
-- `rendering`, `notebook_html`, `live` notebooks as documents, also while they execute
-- `agent_handlers`, `task_handlers`, `pages`, `api` what the service answers
+In the order of the data flow, upwards; ``make check`` keeps it:
+
+- :mod:`.models` the records; :mod:`.access` who sees and does what; :mod:`.metrics`
+- :mod:`.jupyter` kernels and files of a server, with the token of whoever asks
+- :mod:`.registry` who is an agent, what the Hub and the controller know of it, tokens
+- :mod:`.tasks` what may be submitted, what a task may become, each change as one transaction, files, followers
+- :mod:`.dispatch` which task is next, its server, and one attempt from claim to artifacts
+- :mod:`.mcp` the MCP endpoint and its tools; :mod:`.pages` the pages, and notebooks as documents
+- :mod:`.api` the description, :mod:`.client` the client, :mod:`.app` the service
 """

@@ -8,7 +8,8 @@ from ..errors import FarmUnavailable
 from ..openapi import Api, Operation, document
 from ..records_schema import Schemas
 from ..services.description import REFUSALS, SECURITY, DescriptionHandler
-from . import agent_api, task_api
+from .registry import api as agent_api
+from .tasks import api as task_api
 
 _DESCRIPTION = "AI agents, their tokens and their tasks. Every error is {message, reason} and facts."
 

@@ -14,26 +14,30 @@ from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
 from ..services.app import ServiceApp
 from ..services.hub import HubClient
-from . import agent_handlers, mcp_server, metrics, pages, task_handlers
-from .agent_store import AgentStore
-from .agent_views import AgentViews
+from . import metrics
 from .api import description
-from .archive import Archiver
-from .book import TaskBook
-from .carriers import Carriers
-from .dispatcher import Dispatcher
-from .farm_news import FarmNews
-from .files import TaskFiles
-from .hub_users import HubUsers
-from .limits import FarmLimits
-from .live import LiveNotebooks
+from .dispatch.carriers import Carriers
+from .dispatch.dispatcher import Dispatcher
+from .dispatch.farm_news import FarmNews
+from .dispatch.live import LiveNotebooks
+from .dispatch.observers import FarmObservers
+from .dispatch.servers import TaskServers
+from .dispatch.warm import WarmServers
+from .mcp import server as mcp_server
 from .metrics import TaskMetrics
-from .observers import FarmObservers
-from .registry import Registry
-from .rendering import Renderer
-from .servers import TaskServers
-from .sharing import ServerSharing
-from .warm import WarmServers
+from .pages import pages
+from .pages.rendering import Renderer
+from .registry import handlers as agent_handlers
+from .registry.archive import Archiver
+from .registry.hub_users import HubUsers
+from .registry.limits import FarmLimits
+from .registry.registry import Registry
+from .registry.sharing import ServerSharing
+from .registry.store import AgentStore
+from .registry.views import AgentViews
+from .tasks import handlers as task_handlers
+from .tasks.book import TaskBook
+from .tasks.files import TaskFiles
 
 
 class AgentsApp(ServiceApp):

@@ -6,9 +6,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ..records import to_json
-from .agent_requests import AgentChange
 from .models import AgentRequest
-from .task_client import TasksClient
+from .registry.requests import AgentChange
+from .tasks.client import TasksClient
 
 
 class AgentsClient(TasksClient):

@@ -9,8 +9,8 @@ from typing import Any
 
 from traitlets import Dict, Enum, Float, Integer, List, Unicode
 
-from ..agents.agent_requests import AgentChange
 from ..agents.models import AgentLimits, AgentRequest
+from ..agents.registry.requests import AgentChange
 from ..errors import ConfigError
 from ..services.local import write_private
 from ..terminal.quantities import duration

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from traitlets import Enum, Unicode
 
-from ..agents.files import checked_path
+from ..agents.tasks.files import checked_path
 from ..errors import ConfigError
 from ..terminal.quantities import size
 from ..terminal.task_following import task_summary

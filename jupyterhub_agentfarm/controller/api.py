@@ -69,6 +69,7 @@ RULES: Rules = {
     },
     Isolation: {
         "account": {"pattern": r"\{username\}"},
+        "project_group": {"pattern": r"\{project\}"},
         "projects": {"pattern": r"^(?![^:]*/\.\.(/|$))(?=[^:]*/(?!\.?(/|$)))/[^:\x00]*$"},
         "": {
             "allOf": [

@@ -21,8 +21,8 @@ from schemathesis_run import explore, narrowed
 from traitlets.config import Config
 from waiting import eventually
 
-from jupyterhub_agentfarm.agents.book import TaskBook
 from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskRequest
+from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.benchmark.app import BenchmarkApp
 from jupyterhub_agentfarm.benchmark.client import BenchmarkClient
 from jupyterhub_agentfarm.models import NodeSpec

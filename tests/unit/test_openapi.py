@@ -10,8 +10,9 @@ import pytest
 from tornado import web
 
 from jupyterhub_agentfarm import errors
-from jupyterhub_agentfarm.agents import agent_handlers, task_handlers
 from jupyterhub_agentfarm.agents import api as agents_api
+from jupyterhub_agentfarm.agents.registry import handlers as agent_handlers
+from jupyterhub_agentfarm.agents.tasks import handlers as task_handlers
 from jupyterhub_agentfarm.benchmark import api as benchmark_api
 from jupyterhub_agentfarm.benchmark import handlers as benchmark
 from jupyterhub_agentfarm.controller import api as controller_api

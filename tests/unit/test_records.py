@@ -75,7 +75,10 @@ def test_a_record_survives_json(lease: Lease) -> None:
     [
         (
             {"gpu": 1},
-            "gpu must be one of gpu_memory_bytes, gpu_model, gpus, labels, node, priority, restart, not 'gpu'",
+            (
+                "gpu must be one of cpus, gpu_memory_bytes, gpu_model, gpus, kernel, labels, memory_bytes, node, "
+                "priority, restart, not 'gpu'"
+            ),
         ),
         ({"gpus": "1"}, "gpus must be a whole number, not '1'"),
         ({"gpus": True}, "gpus must be a whole number, not True"),

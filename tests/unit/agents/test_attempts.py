@@ -12,14 +12,14 @@ from node_records import node, request
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import eventually
 
-from jupyterhub_agentfarm.agents.farm_news import FarmNews
-from jupyterhub_agentfarm.agents.loss import LossWatch, Patience
+from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
+from jupyterhub_agentfarm.agents.dispatch.loss import LossWatch, Patience
+from jupyterhub_agentfarm.agents.dispatch.outcomes import REASONS, outcome_of, refused_run
+from jupyterhub_agentfarm.agents.dispatch.servers import StartFailed, TaskServers, compact
+from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
 from jupyterhub_agentfarm.agents.metrics import TaskMetrics
 from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskRequest
-from jupyterhub_agentfarm.agents.outcomes import REASONS, outcome_of, refused_run
-from jupyterhub_agentfarm.agents.servers import StartFailed, TaskServers, compact
-from jupyterhub_agentfarm.agents.states import OUTCOMES
-from jupyterhub_agentfarm.agents.warm import WarmServers
+from jupyterhub_agentfarm.agents.tasks.states import OUTCOMES
 from jupyterhub_agentfarm.controller.views import node_view
 from jupyterhub_agentfarm.errors import HubApiError
 from jupyterhub_agentfarm.metrics import AGENT_STATES, ATTEMPT_OUTCOMES, TASK_ENDS, TASK_STATES

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from node_records import gpu, node, telemetry
 
-from jupyterhub_agentfarm.agents.choice import Asked, Bounds, Chooser, Standing, in_order, needs_of
+from jupyterhub_agentfarm.agents.dispatch.choice import Asked, Bounds, Chooser, Standing, in_order, needs_of
+from jupyterhub_agentfarm.agents.dispatch.room import Room
 from jupyterhub_agentfarm.agents.models import Agent, AgentLimits, Task, TaskRequest
-from jupyterhub_agentfarm.agents.room import Room
 from jupyterhub_agentfarm.controller.views import node_view
 from jupyterhub_agentfarm.models import Kernel, Lease, PlacementRequest, UserOptions
 from jupyterhub_agentfarm.records import to_json

@@ -16,14 +16,14 @@ from jupyter_server_process import notebook
 from node_records import node
 from waiting import eventually
 
-from jupyterhub_agentfarm.agents.book import TaskBook
-from jupyterhub_agentfarm.agents.carrier import Carried
-from jupyterhub_agentfarm.agents.dispatcher import Dispatcher, named_kernel
-from jupyterhub_agentfarm.agents.farm_news import FarmNews
+from jupyterhub_agentfarm.agents.dispatch.carrier import Carried
+from jupyterhub_agentfarm.agents.dispatch.dispatcher import Dispatcher, named_kernel
+from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
+from jupyterhub_agentfarm.agents.dispatch.servers import TaskServers
+from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
 from jupyterhub_agentfarm.agents.metrics import TaskMetrics
 from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskReason, TaskRequest
-from jupyterhub_agentfarm.agents.servers import TaskServers
-from jupyterhub_agentfarm.agents.warm import WarmServers
+from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.controller.views import node_view
 from jupyterhub_agentfarm.inventory.database import Database
 

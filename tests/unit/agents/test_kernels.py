@@ -18,10 +18,10 @@ from jupyter_server_process import TOKEN, Server
 from traitlets.config import Config
 from waiting import eventually
 
-from jupyterhub_agentfarm.agents.execution import Ended
-from jupyterhub_agentfarm.agents.jupyter_api import JupyterServer
-from jupyterhub_agentfarm.agents.kernels import Kernels, kernel_name
-from jupyterhub_agentfarm.agents.outputs import Outputs
+from jupyterhub_agentfarm.agents.jupyter.execution import Ended
+from jupyterhub_agentfarm.agents.jupyter.kernels import Kernels, kernel_name
+from jupyterhub_agentfarm.agents.jupyter.outputs import Outputs
+from jupyterhub_agentfarm.agents.jupyter.server_api import JupyterServer
 from jupyterhub_agentfarm.errors import (
     ConflictError,
     InvalidField,
@@ -167,7 +167,7 @@ async def test_code_that_ignores_the_interrupt(
     kernels: Kernels, server: JupyterServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer comes all the same and says what helps; and that does help."""
-    monkeypatch.setattr("jupyterhub_agentfarm.agents.kernel_connection.INTERRUPT_SECONDS", 0.5)
+    monkeypatch.setattr("jupyterhub_agentfarm.agents.jupyter.kernel_connection.INTERRUPT_SECONDS", 0.5)
     code = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: time.sleep(1)"
     ended, _ = await run(kernels, server, code, "deaf", seconds=2)
     assert ended.status == "timeout"
@@ -248,8 +248,8 @@ async def test_a_server_that_hangs_for_a_moment_loses_nothing(
     kernels: Kernels, own_server: tuple[Server, JupyterServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection is given up and made again, and what was printed meanwhile is there."""
-    monkeypatch.setattr("jupyterhub_agentfarm.agents.kernel_connection.HEARTBEAT_SECONDS", 1)
-    monkeypatch.setattr("jupyterhub_agentfarm.agents.kernel_connection.RECONNECT_SECONDS", 20)
+    monkeypatch.setattr("jupyterhub_agentfarm.agents.jupyter.kernel_connection.HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr("jupyterhub_agentfarm.agents.jupyter.kernel_connection.RECONNECT_SECONDS", 20)
     process, server = own_server
     connection = await kernels.connection(server, "main")
     outputs = Outputs(10_000)

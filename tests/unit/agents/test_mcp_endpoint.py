@@ -15,9 +15,9 @@ from hub_double import HubDouble, hub_double
 from mcp_client import mcp_session, text_of
 from traitlets.config import Config
 
-from jupyterhub_agentfarm.agents import mcp_server
-from jupyterhub_agentfarm.agents.mcp_server import McpEndpoint
-from jupyterhub_agentfarm.agents.tools import answers
+from jupyterhub_agentfarm.agents.mcp import server as mcp_server
+from jupyterhub_agentfarm.agents.mcp.server import McpEndpoint
+from jupyterhub_agentfarm.agents.mcp.tools import answers
 from jupyterhub_agentfarm.errors import KernelBusy
 from jupyterhub_agentfarm.services import local
 from jupyterhub_agentfarm.services.app import ServiceApp

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from jupyterhub_agentfarm.agents import outputs as module
-from jupyterhub_agentfarm.agents.execution import Execution
-from jupyterhub_agentfarm.agents.kernel_messages import KernelMessage, decode, encode_request
-from jupyterhub_agentfarm.agents.outputs import BoundedText, Outputs, folded
+from jupyterhub_agentfarm.agents.jupyter import outputs as module
+from jupyterhub_agentfarm.agents.jupyter.execution import Execution
+from jupyterhub_agentfarm.agents.jupyter.kernel_messages import KernelMessage, decode, encode_request
+from jupyterhub_agentfarm.agents.jupyter.outputs import BoundedText, Outputs, folded
 
 
 def shown(outputs: Outputs, text: str) -> None:
@@ -130,7 +130,7 @@ async def test_an_execution_ends_with_reply_and_idle(*, idle_first: bool) -> Non
 
 async def test_a_reply_without_the_end_of_output_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the kernel's output does not end, the reply counts, with a word about it."""
-    monkeypatch.setattr("jupyterhub_agentfarm.agents.execution._PUBLISHED_SECONDS", 0.01)
+    monkeypatch.setattr("jupyterhub_agentfarm.agents.jupyter.execution._PUBLISHED_SECONDS", 0.01)
     execution = Execution(Outputs(100))
     execution.take(message("execute_reply", "shell", status="error", ename="E", evalue="v", traceback=["t"]))
     ended = await execution.ended

@@ -14,7 +14,7 @@ from hub_double import HubDouble, hub_double
 
 from jupyterhub_agentfarm.agents.access import MANAGE
 from jupyterhub_agentfarm.agents.models import TaskRequest
-from jupyterhub_agentfarm.agents.pages import FRAMED_POLICY, NOTEBOOK_POLICY
+from jupyterhub_agentfarm.agents.pages.pages import FRAMED_POLICY, NOTEBOOK_POLICY
 
 HTML = {"Accept": "text/html"}
 FRAMED = {"Sec-Fetch-Dest": "iframe"}

@@ -12,12 +12,12 @@ import pytest
 from agents_world import World, agents_world, hub_config
 from waiting import eventually
 
-from jupyterhub_agentfarm.agents.agent_requests import AgentChange
-from jupyterhub_agentfarm.agents.agent_store import AgentStore, KeptAgent
-from jupyterhub_agentfarm.agents.hub_users import HubToken, HubUsers
-from jupyterhub_agentfarm.agents.limits import NOTHING, FarmLimits
 from jupyterhub_agentfarm.agents.models import Agent, AgentLimits, AgentRequest
-from jupyterhub_agentfarm.agents.registry import Registry
+from jupyterhub_agentfarm.agents.registry.hub_users import HubToken, HubUsers
+from jupyterhub_agentfarm.agents.registry.limits import NOTHING, FarmLimits
+from jupyterhub_agentfarm.agents.registry.registry import Registry
+from jupyterhub_agentfarm.agents.registry.requests import AgentChange
+from jupyterhub_agentfarm.agents.registry.store import AgentStore, KeptAgent
 from jupyterhub_agentfarm.errors import (
     ConflictError,
     FarmUnavailable,

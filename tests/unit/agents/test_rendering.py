@@ -10,8 +10,8 @@ import nbformat
 import pytest
 import pytest_asyncio
 
-from jupyterhub_agentfarm.agents import notebook_html, rendering
-from jupyterhub_agentfarm.agents.rendering import NotRendered, Renderer
+from jupyterhub_agentfarm.agents.pages import notebook_html, rendering
+from jupyterhub_agentfarm.agents.pages.rendering import NotRendered, Renderer
 
 v4 = nbformat.v4
 

@@ -16,10 +16,10 @@ from agents_site import AgentsSite, agents_site, make_agent
 from hub_double import HubDouble, hub_double
 from waiting import eventually
 
-from jupyterhub_agentfarm.agents import task_intake
 from jupyterhub_agentfarm.agents.access import MANAGE, READ, SUBMIT
 from jupyterhub_agentfarm.agents.client import AgentsClient
 from jupyterhub_agentfarm.agents.models import AgentLimits, Attempt
+from jupyterhub_agentfarm.agents.tasks import intake as task_intake
 from jupyterhub_agentfarm.errors import AgentFarmError, ConflictError, InvalidField, NotFoundError
 
 

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy.engine import Connection
 from task_books import NOTEBOOK, Clock, World, opened
 
-from jupyterhub_agentfarm.agents import steps
 from jupyterhub_agentfarm.agents.models import TaskRequest
-from jupyterhub_agentfarm.agents.task_store import TaskFilter, Viewer
+from jupyterhub_agentfarm.agents.tasks import steps
+from jupyterhub_agentfarm.agents.tasks.store import TaskFilter, Viewer
 from jupyterhub_agentfarm.errors import ConflictError, Fenced, InvalidField, NoSpace, NotFoundError, QuotaExceeded
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from jupyterhub_agentfarm.agents import files as files_module
-from jupyterhub_agentfarm.agents.files import TaskFiles, checked_path
 from jupyterhub_agentfarm.agents.models import Attempt
+from jupyterhub_agentfarm.agents.tasks import files as files_module
+from jupyterhub_agentfarm.agents.tasks.files import TaskFiles, checked_path
 from jupyterhub_agentfarm.errors import InvalidField, NoSpace, NotFoundError
 
 TASK = "0123456789abcdef"

@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 from task_books import Clock, World, emptied, opened
 
 from jupyterhub_agentfarm.agents.models import FINAL_STATES, Attempt, Task, TaskReason
-from jupyterhub_agentfarm.agents.states import NEXT, OUTCOMES
+from jupyterhub_agentfarm.agents.tasks.states import NEXT, OUTCOMES
 from jupyterhub_agentfarm.errors import ConflictError, Fenced
 
 T = TypeVar("T")

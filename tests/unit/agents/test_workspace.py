@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from jupyter_server_process import TOKEN, Server
 
-from jupyterhub_agentfarm.agents import workspace
-from jupyterhub_agentfarm.agents.jupyter_api import JupyterServer, open_session
+from jupyterhub_agentfarm.agents.jupyter import workspace
+from jupyterhub_agentfarm.agents.jupyter.server_api import JupyterServer, open_session
 from jupyterhub_agentfarm.errors import ConflictError, InvalidField, NotFoundError, ServerUnreachable
 
 

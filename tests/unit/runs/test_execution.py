@@ -38,9 +38,8 @@ async def test_the_kernel_has_the_environment_of_the_server_and_of_the_run(serve
     run = await server.execute(code, environment=environment)
     printed = json.loads(text_of((await server.notebook(run["id"]))["cells"][0]))
     assert printed == ["GPU-of-the-lease", run["id"], "than = before", str(server.root)]
-    kept = "".join(
-        path.read_text() for path in (server.runs_directory / run["id"]).iterdir() if path.name != "notebook.ipynb"
-    )
+    files = (path for path in (server.runs_directory / run["id"]).rglob("*") if path.is_file())
+    kept = "".join(path.read_text() for path in files if path.name != "notebook.ipynb")
     assert "than = before" not in kept
 
 

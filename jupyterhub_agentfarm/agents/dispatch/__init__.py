@@ -1,0 +1,1 @@
+"""From an available task to its result: which is next, its server, and one attempt until its end."""

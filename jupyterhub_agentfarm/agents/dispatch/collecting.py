@@ -1,0 +1,82 @@
+"""What an attempt left is fetched from its server and kept: the executed notebook, then the artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from ...errors import InvalidField, NoSpace
+from ...runs.client import RunRefused, ServerRuns
+from ..models import Artifact, Attempt
+
+T = TypeVar("T")
+#: Asks the server, again and again until it answers or is lost.
+Ask = Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]
+_MOST_NOTES = 20
+
+
+class Keeper(Protocol):
+    """Who keeps what an attempt leaves; raises `Fenced` once the attempt is over."""
+
+    async def keep_notebook(self, attempt: Attempt, notebook: bytes) -> None:
+        """Keep the notebook."""
+
+    async def keep_artifact(self, attempt: Attempt, path: str, content: AsyncIterator[bytes]) -> Artifact:
+        """Keep a file."""
+
+
+class Collector:
+    """Fetches what one run left.
+
+    Parameters
+    ----------
+    keeper
+        Who keeps it.
+    runs
+        The server.
+    ask
+        How the server is asked.
+    heard
+        Called for each piece that arrives.
+    """
+
+    def __init__(self, keeper: Keeper, runs: ServerRuns, ask: Ask[Any], heard: Callable[[], object]) -> None:
+        self._keeper, self._runs, self._ask, self._heard = keeper, runs, ask, heard
+
+    async def collect(self, attempt: Attempt, run_id: str) -> tuple[str, ...]:
+        """Keep everything; return sentences about what is not kept.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        NoSpace
+            The notebook cannot be kept.
+        """
+        await self.notebook(attempt, run_id)
+        told = await self._ask(lambda: self._runs.artifacts(run_id))
+        notes = list(told["refused"])
+        for entry in told["artifacts"]:
+            notes += await self._artifact(attempt, run_id, entry)
+        more = len(notes) - _MOST_NOTES
+        return (*notes[:_MOST_NOTES], *([f"{more} more files are left out."] if more > 0 else []))
+
+    async def notebook(self, attempt: Attempt, run_id: str) -> None:
+        """Keep the notebook as executed so far."""
+        notebook = await self._ask(lambda: self._runs.notebook(run_id))
+        await self._keeper.keep_notebook(attempt, notebook)
+
+    async def _artifact(self, attempt: Attempt, run_id: str, entry: dict[str, Any]) -> list[str]:
+        path = entry["path"]
+        try:
+            kept = await self._ask(lambda: self._keeper.keep_artifact(attempt, path, self._chunks(run_id, path)))
+        except (InvalidField, NoSpace) as exc:
+            return [f"{path}: {exc.message}."]
+        except RunRefused as exc:
+            return [f"{path}: {exc.why}"]
+        return [] if kept.sha256 == entry["sha256"] else [f"{path}: it changed after the notebook had ended."]
+
+    async def _chunks(self, run_id: str, path: str) -> AsyncIterator[bytes]:
+        async for chunk in self._runs.artifact(run_id, path):
+            self._heard()
+            yield chunk

@@ -1,0 +1,72 @@
+"""From how a run ended to how its attempt did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...runs.client import RunRefused
+from ..models import TaskError, TaskReason
+
+#: What a run's reason is for a task. A run that somebody cancelled in the server was cancelled.
+REASONS: Mapping[str, TaskReason] = {
+    "cell_error": "cell_error",
+    "kernel_died": "kernel_died",
+    "cell_timeout": "cell_timeout",
+    "run_timeout": "run_timeout",
+    "cancelled": "cancelled",
+    "server_stopped": "server_lost",
+    "output_lost": "output_lost",
+    "invalid_notebook": "invalid_notebook",
+    "kernel_not_found": "kernel_not_found",
+    "internal": "internal",
+}
+#: What it means when the server refuses to take or to tell a run.
+_REFUSALS: Mapping[int, TaskReason] = {
+    400: "invalid_notebook",
+    404: "server_lost",
+    409: "server_lost",
+    413: "invalid_notebook",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended."""
+
+    reason: TaskReason
+    #: For people.
+    detail: str = ""
+    error: TaskError | None = None
+    #: Whether its server may be used for another task.
+    sound: bool = False
+
+
+def outcome_of(run: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Outcome:
+    """Return the outcome of a run that has ended.
+
+    Parameters
+    ----------
+    run
+        As the server tells it.
+    notes
+        Sentences about what of it is not kept.
+    """
+    reason: TaskReason = "completed" if run["state"] == "completed" else REASONS.get(run["reason"] or "", "internal")
+    detail = " ".join([*filter(None, [run["detail"]]), *run["cut"], *notes])
+    return Outcome(reason, detail, _error(run), sound=reason not in ("server_lost", "internal"))
+
+
+def refused_run(refusal: RunRefused) -> Outcome:
+    """Return the outcome where the server refuses to take the run, or does not know it."""
+    reason = _REFUSALS.get(refusal.status, "internal")
+    return Outcome(reason, refusal.message, sound=reason == "invalid_notebook")
+
+
+def _error(run: Mapping[str, Any]) -> TaskError | None:
+    error = run["error"]
+    if error is None:
+        return None
+    known = ("ename", "evalue", "cell", "line", "source_line")
+    return TaskError(**{name: error[name] for name in known}, traceback=tuple(error["traceback"]))

@@ -1,0 +1,84 @@
+"""Settling: Hub, controller and tasks follow what was decided here about an agent.
+
+A decision is written down first, and from then on this service refuses the agent. What others have to do for it can
+fail, as when the Hub restarts; it is tried again until it is done, and every step may be done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from ..models import Agent, TaskReason
+from .hub_users import HubUsers
+from .limits import FarmLimits
+
+#: Ends the tasks of an agent, for a reason.
+Hold = Callable[[str, TaskReason], Awaitable[object]]
+
+
+@dataclass
+class Settler:
+    """Takes from agents what they may have no more.
+
+    Parameters
+    ----------
+    users
+        The Hub users of agents.
+    limits
+        Their limits at the controller.
+    stop_seconds
+        How long an agent's servers may take to end.
+    """
+
+    users: HubUsers
+    limits: FarmLimits
+    stop_seconds: float
+    #: Who ends tasks.
+    holds: list[Hold] = field(default_factory=list)
+    #: Called with the name of an agent whose tokens were revoked.
+    revoked: list[Callable[[str], None]] = field(default_factory=list)
+
+    async def settle(self, agent: Agent) -> None:
+        """Do what the agent's state asks for.
+
+        Raises
+        ------
+        AgentFarmError
+            Something could not be done; all the rest was.
+        """
+        if agent.state == "suspended":
+            await self._cut_off(agent.name, "agent_suspended")
+        elif agent.state == "retired":
+            await self._cut_off(agent.name, "agent_retired")
+            await self.users.delete(agent.name)
+            await self.limits.drop(agent.name)
+
+    async def close(self, agent: Agent) -> None:
+        """Let a retired agent do nothing more, while its servers still show its files.
+
+        Raises
+        ------
+        AgentFarmError
+            Something could not be done.
+        """
+        await self.revoke(agent.name)
+        await self.limits.forbid(agent.name)
+        for hold in self.holds:
+            await hold(agent.name, "agent_retired")
+
+    async def revoke(self, name: str, keep_notes: tuple[str, ...] = ()) -> None:
+        """Revoke an agent's tokens, and have those who remember them forget them."""
+        await self.users.revoke(name, keep_notes)
+        for callback in self.revoked:
+            callback(name)
+
+    async def _cut_off(self, name: str, reason: TaskReason) -> None:
+        """End tasks, tokens and servers, and let no server start."""
+        steps = [hold(name, reason) for hold in self.holds]
+        steps += [self.revoke(name), self.limits.forbid(name), self.users.stop_servers(name, self.stop_seconds)]
+        done = await asyncio.gather(*steps, return_exceptions=True)
+        for result in done:
+            if isinstance(result, BaseException):
+                raise result

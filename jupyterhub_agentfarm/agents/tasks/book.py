@@ -1,0 +1,336 @@
+"""TaskBook: all tasks, every change of them, and who is told.
+
+Whatever changes a task goes through here: it is decided and written in one transaction (:mod:`.steps`), and when a
+method returns it is committed. Then those who follow are told (:mod:`.news`).
+
+`changed` is set after each of them: who waits for work clears it, looks, and waits again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from traitlets import Integer
+
+from ...errors import AgentFarmError
+from ...faults import undone
+from ...inventory.database import Database
+from ...tasks import OwnedTasks
+from ...traitlets import ByteSize, Seconds
+from ..models import Artifact, Attempt, Progress, Task, TaskError, TaskReason, TaskRequest
+from . import states, steps
+from .files import TaskFiles
+from .news import TaskNews
+from .records import TaskRecords
+from .store import TaskStore
+from .tables import Tables
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: How often tasks are looked for that were kept long enough, in seconds.
+_FORGET_SECONDS = 3600.0
+
+
+class TaskBook(TaskRecords):
+    """The tasks of all agents.
+
+    - A method that changes something returns when that is committed, and tells it even when its caller is cancelled.
+    - A task is never in two attempts: what is told about an attempt that is over raises `Fenced`.
+    - What a submission cannot finish, it leaves no trace of.
+
+    Parameters
+    ----------
+    database
+        SQLite or PostgreSQL; opened here when it is not yet, and not closed.
+    directory
+        Folder for notebooks and artifacts, one folder below it for each task.
+    clock
+        Seconds since the epoch.
+    """
+
+    keep = Seconds(
+        30 * 86400.0,
+        help="How long a task is kept after its end, with its notebook and artifacts, in seconds or as '30d'. Longer: "
+        "results wait for those who come late; shorter: disk space is free earlier. A task that another one still "
+        "needs is kept in any case.",
+    ).tag(config=True)
+
+    max_open = Integer(
+        5000,
+        min=1,
+        help="How many tasks of an agent may be there that have not ended. More: an agent that submits without end "
+        "fills more of the disk.",
+    ).tag(config=True)
+    max_artifacts = Integer(
+        1000,
+        min=0,
+        help="How many files are kept of an attempt. More: views of a task become slow.",
+    ).tag(config=True)
+    max_artifacts_bytes = ByteSize(
+        4 * 2**30,
+        help="How much is kept of the files of an attempt, in bytes or as '4G'. Larger lets whoever submits tasks fill "
+        "more of the disk.",
+    ).tag(config=True)
+
+    def __init__(
+        self, database: Database, directory: Path, clock: Callable[[], float] = time.time, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.files = TaskFiles(directory, parent=self)
+        self._news = TaskNews()
+        self.followers = self._news.followers
+        #: Set whenever something changed.
+        self.changed = self._news.changed
+        #: Called with a task whose attempt is to end, for the reason in `task.ending`.
+        self.cancelled = self._news.cancelled
+        self._store = TaskStore(database, self._news.tell, clock)
+        self._clock = clock
+        self._owned = OwnedTasks(self.log)
+
+    # ---- life ----
+
+    async def open(self) -> None:
+        """Make tables and folder, and remove what a submission left behind when its service was killed.
+
+        Raises
+        ------
+        ConfigError
+            The database cannot be used.
+        NoSpace
+            The folder cannot be made.
+        """
+        await self._store.open()
+        await self.files.open()
+        await self.files.sweep(self._store.known)
+        self._owned.start(self._forget_by_and_by(), "forgetting of tasks")
+
+    async def aclose(self) -> None:
+        """Finish what was asked for; a second call does nothing."""
+        await self._owned.aclose()
+        await self._store.aclose()
+
+    async def _forget_by_and_by(self) -> None:
+        while True:
+            try:
+                await self.forget(self._clock() - self.keep)
+            except AgentFarmError as exc:
+                self.log.warning("old tasks are forgotten later: %s", exc.message)
+            await asyncio.sleep(_FORGET_SECONDS)
+
+    async def forget(self, before: float) -> int:
+        """Forget the tasks that ended before this time, with their files; return how many there were."""
+        count = 0
+        while some := await self._store.old(before):
+            await self.files.mark(some)
+            forgotten = await self._store.forget(some)
+            for task_id in some:
+                await (self.files.forget(task_id) if task_id in forgotten else self.files.settle(task_id))
+            count += len(forgotten)
+        return count
+
+    # ---- orders ----
+
+    async def submit(
+        self, request: TaskRequest, agent: str, by: str, notebook: bytes | None, *, digest: str = ""
+    ) -> tuple[Task, bool]:
+        """Take a task of `agent`, asked for by `by`; return it, and whether it is new.
+
+        It is not when the agent has one with the same idempotency key: then that one is returned.
+
+        Parameters
+        ----------
+        digest
+            What notebooks that are the same work have in common; "": only equal ones are the same.
+
+        Raises
+        ------
+        InvalidField
+            A task that it needs does not exist.
+        ConflictError
+            The agent has used the idempotency key for something else.
+        QuotaExceeded
+            It has too many tasks that have not ended.
+        NoSpace
+            The notebook cannot be kept.
+        """
+        task_id = steps.new_id()
+        if notebook is not None:
+            await self.files.save_notebook(task_id, notebook)
+        asked = steps.Submission(task_id, request, agent, by, notebook, digest, self.max_open)
+        async with undone(lambda: self.files.forget(task_id)):
+            task = await self._do(steps.submit, asked)
+        if task.id != task_id:
+            await self.files.forget(task_id)
+            return task, False
+        await self.files.settle(task_id)
+        return task, True
+
+    def progress_of(self, task_id: str) -> Progress | None:
+        """Return how far a task's attempt is; None where that is not known."""
+        return self._news.progress.get(task_id)
+
+    async def cancel(self, task_id: str, by: str) -> Task:
+        """End a task, or ask for the end of its attempt when it executes.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such task.
+        ConflictError
+            It has ended.
+        """
+        return await self._do(steps.cancel, task_id, by)
+
+    async def retry(self, task_id: str, by: str) -> Task:
+        """Allow a cancelled or discarded task one more attempt.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such task.
+        ConflictError
+            It is in another state, or needs a task that will not be completed.
+        """
+        return await self._do(steps.retry, task_id, by)
+
+    async def hand_over(self, task_id: str, to: str, by: str, note: str = "", *, agent: bool = False) -> Task:
+        """Give a task to another agent, which is then to execute it, or ask the person `to` to look at it.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such task.
+        ConflictError
+            It executes or is completed, and is to go to an agent.
+        """
+        return await self._do(steps.hand_over, task_id, to, by, note, agent)
+
+    async def hold(self, agent: str, reason: TaskReason) -> list[Task]:
+        """Ask for the end of all attempts of an agent; return the tasks that changed.
+
+        With "agent_suspended" they will be available again; with "agent_retired" they will be cancelled, and all
+        other tasks of the agent that have not ended are cancelled at once.
+        """
+        return await self._do(steps.hold, agent, reason)
+
+    # ---- for the dispatcher ----
+
+    async def promote(self, now: float) -> float | None:
+        """Make available what is due at `now`; return when the next one is, or None.
+
+        A task is due when its time has come and what it needs is completed. One that needs a task that will not be
+        completed is discarded.
+        """
+        return await self._store.do(partial(steps.promote, now=now))
+
+    async def claim(self, task_id: str, server_name: str | None = None) -> tuple[Task, Attempt]:
+        """Begin an attempt of a task, in the server named, or in one with a name of its own.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such task.
+        ConflictError
+            It is not available any more.
+        """
+        return await self._do(steps.claim, task_id, server_name)
+
+    async def note(self, attempt: Attempt, **changes: Any) -> Attempt:
+        """Keep what became known of an attempt: phase, node, run_id, running_at, server_name, detail; return it.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        """
+        return await self._do(steps.note, attempt, changes)
+
+    def progress(self, attempt: Attempt, cells_done: int, cells_total: int, current_cell: int | None = None) -> None:
+        """Tell how far an attempt is; kept in memory only."""
+        self._news.tell_progress(attempt.task, Progress(attempt.number, cells_done, cells_total, current_cell))
+
+    async def finish(
+        self,
+        attempt: Attempt,
+        outcome: TaskReason,
+        detail: str = "",
+        error: TaskError | None = None,
+        pause_seconds: float = 0,
+    ) -> Task:
+        """End an attempt; what becomes of its task is decided by :func:`.states.after_attempt`.
+
+        Parameters
+        ----------
+        outcome
+            "completed", a reason of the farm or of the notebook, or that for which its end was asked.
+        detail
+            The outcome for people.
+        error
+            The exception that the notebook ended with.
+        pause_seconds
+            How long the task waits before another attempt.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over already.
+        """
+        ended = states.Ended(outcome, detail, error, pause_seconds)
+        return await self._do(steps.finish, attempt, ended)
+
+    async def keep_notebook(self, attempt: Attempt, notebook: bytes) -> None:
+        """Keep the notebook as the attempt has executed it so far.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        NoSpace
+            It cannot be kept.
+        """
+        await self._store.check_current(attempt)
+        await self.files.save_executed(attempt, notebook)
+
+    async def keep_artifact(self, attempt: Attempt, path: str, content: AsyncIterator[bytes]) -> Artifact:
+        """Keep a file that the attempt left, as it comes in; return what it is.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        InvalidField
+            The path is none that is kept.
+        NoSpace
+            It cannot be kept.
+        """
+        await self._store.check_current(attempt)
+        received = await self.files.receive(attempt, path, content)
+        try:
+            await self.add_artifact(attempt, received.artifact)
+        except BaseException:
+            await self.files.drop(received)
+            raise
+        await self.files.keep(received)
+        return received.artifact
+
+    async def add_artifact(self, attempt: Attempt, artifact: Artifact) -> None:
+        """Keep what is known of a file that the attempt left; one of the same path is replaced.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        NoSpace
+            It has left too many files, or too much in them.
+        """
+        most = steps.ArtifactLimits(self.max_artifacts, self.max_artifacts_bytes)
+        await self._do(steps.add_artifact, attempt, artifact, most)
+
+    async def _do(self, step: Callable[Concatenate[Tables, P], T], *arguments: P.args, **options: P.kwargs) -> T:
+        return await self._store.do(lambda tables: step(tables, *arguments, **options))

@@ -1,0 +1,280 @@
+"""The tables of tasks, and what one transaction sees of them.
+
+A task's columns are what tasks are selected by, its request, and in its record the rest. The notebook is in a file.
+Records are read as they were written, without the checks of :mod:`~..records`: nobody else writes them. What only grows
+is numbered by the database: tasks (in the order of their submission), attempts (their fencing token) and changes (what
+followers resume from).
+
+A transaction that decides about a task holds its row from the reading on: SQLite has one writer at a time, PostgreSQL
+locks the row.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ...errors import Fenced, NotFoundError
+from ...inventory.database import metadata
+from ...records import from_json, to_json
+from ..models import Artifact, Attempt, Change, Task, TaskError, TaskReason, TaskRequest
+
+_number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_ID = sa.String(16)
+
+tasks_table = sa.Table(
+    "agent_tasks",
+    metadata,
+    sa.Column("number", _number, primary_key=True, autoincrement=True),
+    sa.Column("id", _ID, nullable=False, unique=True),
+    sa.Column("agent", sa.String(63), nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("project", sa.String(255)),
+    sa.Column("assignee", sa.String(255)),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("available_at", sa.Float(53), nullable=False),
+    sa.Column("changed_at", sa.Float(53), nullable=False),
+    # Who submitted it under which key, and a digest of what: these stay when the task is handed over.
+    sa.Column("submitted_for", sa.String(63), nullable=False),
+    sa.Column("idempotency_key", sa.String(200)),
+    sa.Column("digest", sa.String(64), nullable=False),
+    # JSON; it never changes, and is decoded only once in a while.
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("record", sa.JSON, nullable=False),
+    sa.Index("agent_tasks_key", "submitted_for", "idempotency_key", unique=True),
+    sa.Index("agent_tasks_state", "state", "available_at"),
+    sa.Index("agent_tasks_agent", "agent", "state", "priority"),
+    sqlite_autoincrement=True,
+)
+needs_table = sa.Table(
+    "agent_task_needs",
+    metadata,
+    sa.Column("task", _ID, sa.ForeignKey("agent_tasks.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("needs", _ID, primary_key=True, index=True),
+)
+attempts_table = sa.Table(
+    "agent_attempts",
+    metadata,
+    sa.Column("fence", _number, primary_key=True, autoincrement=True),
+    sa.Column("task", _ID, sa.ForeignKey("agent_tasks.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("ended", sa.Boolean, nullable=False),
+    sa.Column("record", sa.JSON, nullable=False),
+    sa.UniqueConstraint("task", "number"),
+    sqlite_autoincrement=True,
+)
+changes_table = sa.Table(
+    "agent_task_changes",
+    metadata,
+    sa.Column("number", _number, primary_key=True, autoincrement=True),
+    sa.Column("task", _ID, sa.ForeignKey("agent_tasks.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("at", sa.Float(53), nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("reason", sa.String(30), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("by", sa.String(255), nullable=False),
+    sqlite_autoincrement=True,
+)
+artifacts_table = sa.Table(
+    "agent_task_artifacts",
+    metadata,
+    sa.Column("task", _ID, sa.ForeignKey("agent_tasks.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+)
+#: What a task is made from, by :func:`task_of`.
+TASK_COLUMNS = (tasks_table.c.request, tasks_table.c.record)
+#: What an attempt is made from, by :func:`attempt_of`.
+ATTEMPT_COLUMNS = (attempts_table.c.fence, attempts_table.c.record.label("attempt"))
+CHANGE_COLUMNS = tuple(changes_table.c[name] for name in Change.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a transaction did, for those who follow."""
+
+    task: Task | None = None
+    change: Change | None = None
+    attempt: Attempt | None = None
+    artifact: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why a task changes, and who asked for it."""
+
+    reason: TaskReason
+    detail: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables in one transaction; `told` gets what is to be told after its commit."""
+
+    connection: Connection
+    #: The transaction's time, seconds since the epoch.
+    now: float
+    told: list[Told] = field(default_factory=list)
+
+    # ---- tasks ----
+
+    def task(self, task_id: str) -> Task:
+        """Return a task, which nobody else changes until the end of the transaction.
+
+        Raises
+        ------
+        NotFoundError
+            There is none with this id.
+        """
+        row = self.connection.execute(_TASK, {"_id": task_id}).first()
+        if row is None:
+            raise no_task(task_id)
+        return task_of(row)
+
+    def tasks(self, *wanted: sa.ColumnElement[bool]) -> list[Task]:
+        """Return tasks in the order of submission; nobody else changes them until the end of the transaction."""
+        query = sa.select(*TASK_COLUMNS).where(*wanted).order_by(tasks_table.c.number).with_for_update()
+        return [task_of(row) for row in self.connection.execute(query)]
+
+    def add_task(self, task: Task, digest: str, why: Why) -> None:
+        """Keep a new task, and what it needs."""
+        request = task.request
+        row = _task_row(task) | {"id": task.id, "digest": digest, "submitted_for": task.agent, "name": request.name}
+        row |= {"request": json.dumps(to_json(request)), "created_by": task.created_by, "project": request.project}
+        row |= {"idempotency_key": request.idempotency_key, "priority": request.priority}
+        self.connection.execute(tasks_table.insert(), row)
+        if request.after:
+            needs = [{"task": task.id, "needs": other} for other in sorted(set(request.after))]
+            self.connection.execute(needs_table.insert(), needs)
+        self._add_change(task, why)
+
+    def change(self, task: Task, why: Why) -> Task:
+        """Keep a task as it is now, and the change that made it so."""
+        self.connection.execute(_SAVE_TASK, _task_row(task) | {"_id": task.id})
+        self._add_change(task, why)
+        return task
+
+    def _add_change(self, task: Task, why: Why) -> None:
+        row: dict[str, Any] = {"task": task.id, "at": self.now, "state": task.state, "attempt": task.attempt}
+        row |= {"reason": why.reason, "detail": why.detail, "by": why.by}
+        number = _inserted(self.connection, changes_table, row)
+        self.told.append(Told(task=task, change=Change(number=number, **row)))
+
+    # ---- attempts ----
+
+    def add_attempt(self, attempt: Attempt) -> Attempt:
+        """Keep a new attempt; return it with its fencing token."""
+        row = {"task": attempt.task, "number": attempt.number, "ended": False, "record": vars(attempt)}
+        begun = replace(attempt, fence=_inserted(self.connection, attempts_table, row))
+        self.told.append(Told(attempt=begun))
+        return begun
+
+    def current(self, attempt: Attempt) -> Attempt:
+        """Return what is kept of an attempt that goes on, which nobody else ends until the end of the transaction.
+
+        Raises
+        ------
+        Fenced
+            It is over.
+        """
+        row = self.connection.execute(_CURRENT, {"_fence": attempt.fence}).first()
+        if row is None:
+            raise Fenced(attempt.task, attempt.number)
+        return attempt_of(row)
+
+    def executing(self, attempt: Attempt) -> tuple[Task, Attempt]:
+        """Return what is kept of an attempt that goes on, and of its task; both are held as by `task` and `current`.
+
+        Raises
+        ------
+        Fenced
+            It is over.
+        """
+        row = self.connection.execute(_EXECUTING, {"_fence": attempt.fence}).first()
+        if row is None:
+            raise Fenced(attempt.task, attempt.number)
+        return task_of(row), attempt_of(row)
+
+    def save_attempt(self, attempt: Attempt) -> Attempt:
+        """Keep an attempt as it is now."""
+        row = {"_fence": attempt.fence, "ended": attempt.phase == "ended", "record": vars(attempt)}
+        self.connection.execute(_SAVE_ATTEMPT, row)
+        self.told.append(Told(attempt=attempt))
+        return attempt
+
+    # ---- artifacts ----
+
+    def add_artifact(self, artifact: Artifact) -> None:
+        """Keep what is known of an artifact, in place of one of the same path."""
+        row, table = to_json(artifact), artifacts_table.c
+        same = (table.task == artifact.task, table.attempt == artifact.attempt, table.path == artifact.path)
+        self.connection.execute(artifacts_table.delete().where(*same))
+        self.connection.execute(artifacts_table.insert(), row)
+        self.told.append(Told(artifact=artifact))
+
+    def artifacts_of(self, attempt: Attempt) -> tuple[int, int]:
+        """Return how many artifacts an attempt has, and their bytes."""
+        table = artifacts_table.c
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(table.size_bytes), 0))
+        row = self.connection.execute(query.where(table.task == attempt.task, table.attempt == attempt.number)).one()
+        return int(row[0]), int(row[1])
+
+
+_SELECTED_BY = ("agent", "state", "assignee", "available_at", "changed_at")
+_GOES_ON = (attempts_table.c.fence == sa.bindparam("_fence"), attempts_table.c.ended.is_(False))
+_TASK = sa.select(*TASK_COLUMNS).where(tasks_table.c.id == sa.bindparam("_id")).with_for_update()
+_CURRENT = sa.select(*ATTEMPT_COLUMNS).where(*_GOES_ON).with_for_update()
+_EXECUTING = (
+    sa.select(*TASK_COLUMNS, *ATTEMPT_COLUMNS)
+    .join(attempts_table, attempts_table.c.task == tasks_table.c.id)
+    .where(*_GOES_ON)
+    .with_for_update()
+)
+_SAVE_TASK = tasks_table.update().where(tasks_table.c.id == sa.bindparam("_id"))
+_SAVE_ATTEMPT = attempts_table.update().where(attempts_table.c.fence == sa.bindparam("_fence"))
+
+
+def task_of(row: Any) -> Task:
+    """Return the task of a row of `TASK_COLUMNS`."""
+    record = dict(row.record)
+    error = record.pop("error")
+    return Task(**record, request=_request(row.request), error=None if error is None else from_json(TaskError, error))
+
+
+@lru_cache(maxsize=256)
+def _request(text: str) -> TaskRequest:
+    return from_json(TaskRequest, json.loads(text))
+
+
+def attempt_of(row: Any) -> Attempt:
+    """Return the attempt of a row of `ATTEMPT_COLUMNS`; its record was made before its fencing token was known."""
+    return Attempt(**{**row.attempt, "fence": row.fence})
+
+
+def no_task(task_id: str) -> NotFoundError:
+    """Return the error that says so; it is the same for what may not be seen."""
+    return NotFoundError(f"there is no task {task_id!r}")
+
+
+def _task_row(task: Task) -> dict[str, Any]:
+    record = {**vars(task), "error": to_json(task.error)}
+    del record["request"]
+    return {name: record[name] for name in _SELECTED_BY} | {"record": record}
+
+
+def _inserted(connection: Connection, table: sa.Table, row: dict[str, Any]) -> int:
+    """Insert a row; return the number that the database gave it."""
+    key = connection.execute(table.insert(), row).inserted_primary_key
+    assert key is not None  # for one row there is one
+    return int(key[0])
