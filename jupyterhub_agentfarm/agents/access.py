@@ -5,6 +5,7 @@
     the agent itself     sees itself and its own tasks, submits and cancels them
     its owner            the same for it
     members of a project of a task   see the task, and may take it over
+    whom a task is offered to        the same
     who holds the scope  registry:read sees everything, registry:manage does everything
 
 A thing that somebody may not see is answered like one that does not exist.

@@ -249,7 +249,8 @@ class TaskRequest:
 class HandOver:
     """To whom a task is handed over."""
 
-    #: An agent, which is then to execute it, or a person, who is asked to look at it.
+    #: An agent: it executes the task where you act for it, and is offered it otherwise. Or a person, who is asked to
+    #: look at it.
     to: str
     note: str = ""
 
@@ -300,7 +301,7 @@ class Task:
     failures: int = 0
     #: Attempts that the task may have: `max_attempts`, and one more for each retry that was asked for.
     allowed: int = 1
-    #: Hub user who was asked to look at it; None: nobody.
+    #: Person who was asked to look at it, or agent that it is offered to; None: nobody.
     assignee: str | None = None
     #: Why its attempt is to end: "cancelled", "agent_suspended" or "agent_retired"; None: it goes on.
     ending: TaskReason | None = None

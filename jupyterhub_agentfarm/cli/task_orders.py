@@ -66,7 +66,10 @@ class HandOverTask(_OneTask):
     """Hand a task over."""
 
     command = "agentfarm tasks hand-over"
-    description = "Hand a task to another agent, which is then to execute it, or to a person, who is to look at it."
+    description = (
+        "Hand a task over: an agent for which you act takes it over and executes it, another agent is offered it, and "
+        "a person is to look at it."
+    )
     positionals = ("TASK", "NAME")
     note = Unicode("", help="What they should know.").tag(config=True)
     aliases = {**Command.aliases, "note": "HandOverTask.note"}

@@ -37,7 +37,7 @@ class Tasks(Parsed):
         "logs": (f"{_CLI}.tasks.Logs", "Write every change of a task, and what happens next if asked to"),
         "cancel": (f"{_CLI}.task_orders.Cancel", "End a task"),
         "retry": (f"{_CLI}.task_orders.Retry", "Allow a cancelled or discarded task one more attempt"),
-        "hand-over": (f"{_CLI}.task_orders.HandOverTask", "Hand a task to another agent, or to a person"),
+        "hand-over": (f"{_CLI}.task_orders.HandOverTask", "Have an agent of yours take a task, or offer it"),
         "notebook": (f"{_CLI}.task_orders.FetchNotebook", "Write the notebook of a task"),
         "artifacts": (f"{_CLI}.task_orders.Artifacts", "List the files that a task left, or write them"),
     }

@@ -22,7 +22,7 @@ from ...faults import undone
 from ...inventory.database import Database
 from ...tasks import OwnedTasks
 from ...traitlets import ByteSize, Seconds
-from ..models import Artifact, Attempt, Progress, Task, TaskError, TaskReason, TaskRequest
+from ..models import MAX_PRIORITY, Artifact, Attempt, Progress, Task, TaskError, TaskReason, TaskRequest
 from . import states, steps
 from .files import TaskFiles
 from .news import TaskNews
@@ -199,17 +199,37 @@ class TaskBook(TaskRecords):
         """
         return await self._do(steps.retry, task_id, by)
 
-    async def hand_over(self, task_id: str, to: str, by: str, note: str = "", *, agent: bool = False) -> Task:
-        """Give a task to another agent, which is then to execute it, or ask the person `to` to look at it.
+    async def hand_over(self, task_id: str, to: str, by: str, note: str = "") -> Task:
+        """Ask the person `to` to look at a task, or offer it to the agent `to`.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such task.
+        """
+        return await self._do(steps.hand_over, task_id, to, by, note)
+
+    async def take_over(
+        self, task_id: str, agent: str, by: str, note: str = "", *, most_priority: int = MAX_PRIORITY
+    ) -> Task:
+        """Give a task to another agent, which executes it from now on: `by` acts for that agent.
+
+        Parameters
+        ----------
+        most_priority
+            The highest priority that `by` may give a task of this agent; one above it becomes this.
 
         Raises
         ------
         NotFoundError
             There is no such task.
         ConflictError
-            It executes or is completed, and is to go to an agent.
+            It executes or is completed.
+        QuotaExceeded
+            The agent has too many tasks that have not ended.
         """
-        return await self._do(steps.hand_over, task_id, to, by, note, agent)
+        taking = steps.Taking(agent, by, note, self.max_open, most_priority)
+        return await self._do(steps.take_over, task_id, taking)
 
     async def hold(self, agent: str, reason: TaskReason) -> list[Task]:
         """Ask for the end of all attempts of an agent; return the tasks that changed.

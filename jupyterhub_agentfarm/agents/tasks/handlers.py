@@ -42,8 +42,9 @@ class BookHandler(RegistryHandler):
 
     def sees(self, task: Task) -> bool:
         """Whether whoever asks may see the task."""
-        agent = self.registry.find(task.agent)
-        return agent is not None and sees_task(self.principal, task, agent, self.own)
+        agent, asked = self.registry.find(task.agent), self.registry.find(task.assignee or "")
+        offered = asked is not None and acts_for(self.principal, asked)
+        return agent is not None and (offered or sees_task(self.principal, task, agent, self.own))
 
     async def seen_task(self, task_id: str) -> tuple[Task, Agent]:
         """Return a task that whoever asks may see, and its agent.
@@ -213,18 +214,30 @@ class HandOverHandler(BookHandler):
     scopes: ClassVar[dict[str, str]] = {"POST": SUBMIT}
 
     async def post(self, task_id: str) -> None:
-        """Hand a task to another agent, which is then to execute it, or to a person, who is asked to look at it."""
+        """Have an agent that you act for take a task over and execute it, or offer it to another agent or a person."""
         order = self.body(HandOver)
         task, agent = await self.seen_task(task_id)
-        if not (acts_for(self.principal, agent) or in_project(self.principal, task.request.project, self.own)):
-            raise web.HTTPError(403, f"only {agent.name}, its owner and members of the task's project may do this")
         taker = self.registry.find(order.to)
         if taker is None:
             await task_rules.check_person(order.to, task, agent, self.principal, HubUsers(self.service.hub))
         else:
+        self._check_giver(task, agent, taker)
             task_rules.check_taker(task, agent, taker, self.principal)
-        by, to_agent = self.principal.name, taker is not None
-        self.answer(await self.book.hand_over(task_id, order.to, by, order.note, agent=to_agent))
+        given = (task_id, order.to, self.principal.name, order.note)
+        if taker is None or not acts_for(self.principal, taker):
+            self.answer(await self.book.hand_over(*given))
+            return
+        # What a task computes has its agent's files and token: so only who acts for an agent has it execute something.
+        task_rules.check_needs(task, taker)
+        most = task_rules.most_priority(self.principal, taker)
+        self.answer(await self.book.take_over(*given, most_priority=most))
+
+    def _check_giver(self, task: Task, agent: Agent, taker: Agent | None) -> None:
+        """Refuse who neither acts for the task's agent, nor is in its project, nor takes what was offered."""
+        offered = taker is not None and task.assignee == taker.name and acts_for(self.principal, taker)
+        mine = acts_for(self.principal, agent) or in_project(self.principal, task.request.project, self.own)
+        if not (mine or offered):
+            raise web.HTTPError(403, f"only {agent.name}, its owner and members of the task's project may do this")
 
 
 class NotebookHandler(BookHandler):

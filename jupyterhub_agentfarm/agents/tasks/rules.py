@@ -9,8 +9,8 @@ from typing import Any
 from ...errors import ConflictError, HubApiError, InvalidField, NotFoundError
 from ...models import UserOptions
 from ...services.handlers import Principal
-from ..access import acts_for, in_project, manages
-from ..models import Agent, Task
+from ..access import in_project, manages
+from ..models import MAX_PRIORITY, Agent, Task
 from .intake import Submitted
 
 
@@ -27,7 +27,7 @@ def check_request(submitted: Submitted, agent: Agent, principal: Principal, own:
     request = submitted.request
     if agent.state != "active":
         raise ConflictError(f"the agent {agent.name} is {agent.state}: it takes no tasks")
-    if request.priority > 0 and not (manages(principal) or principal.name == agent.owner):
+    if request.priority > 0 and request.priority > most_priority(principal, agent):
         raise InvalidField("priority", "at most 0: only the agent's owner and those who manage agents may ask for more",
                            request.priority)  # fmt: skip
     _check_options(request.options, submitted.kernel, agent)
@@ -88,19 +88,37 @@ async def check_dependencies(
 
 
 def check_taker(task: Task, giver: Agent, taker: Agent, principal: Principal) -> None:
-    """Refuse an agent that a task may not be handed over to.
+    """Refuse an agent that a task may neither be offered to nor be taken over by.
 
     Raises
     ------
     InvalidField
-        It is neither of the same owner nor in the task's project, is not active, or may not have what the task needs.
+        It is neither of the same owner nor in the task's project, and the task was not offered to it, or it is not
+        active.
     """
     if taker.state != "active":
         raise InvalidField("to", "an active agent", taker.name)
     shared = task.request.project is not None and task.request.project in taker.projects
     same = giver.owner != "" and giver.owner == taker.owner
-    if not (shared or same or manages(principal)):
+    offered = task.assignee == taker.name
+    if not (shared or same or offered or manages(principal)):
         raise InvalidField("to", "an agent of the same owner, or of the task's project", taker.name)
+
+
+def most_priority(principal: Principal, taker: Agent) -> int:
+    """Return the highest priority that the principal may give a task of the agent."""
+    owns = principal.kind == "user" and principal.name == taker.owner
+    return MAX_PRIORITY if manages(principal) or owns else 0
+
+
+def check_needs(task: Task, taker: Agent) -> None:
+    """Refuse an agent that may not have what the task needs.
+
+    Raises
+    ------
+    InvalidField
+        It may not.
+    """
     _check_options(task.request.options, "", taker)
 
 
@@ -123,9 +141,12 @@ async def check_person(name: str, task: Task, giver: Agent, principal: Principal
         raise InvalidField("to", "the agent's owner, a member of the task's project, or an agent", name)
 
 
-def may_hand_over(principal: Principal, task: Task, agent: Agent, own: Agent | None) -> bool:
-    """Whether the principal may hand the task over: who acts for its agent, and members of its project."""
-    return acts_for(principal, agent) or in_project(principal, task.request.project, own)
-
-
-__all__ = ["check_dependencies", "check_person", "check_request", "check_taker", "check_task_id", "may_hand_over"]
+__all__ = [
+    "check_dependencies",
+    "check_needs",
+    "check_person",
+    "check_request",
+    "check_taker",
+    "check_task_id",
+    "most_priority",
+]

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from ...errors import ConflictError, InvalidField, NoSpace, QuotaExceeded
 from ...records import to_json
-from ..models import Artifact, Attempt, Task, TaskReason, TaskRequest, TaskState
+from ..models import MAX_PRIORITY, Artifact, Attempt, Task, TaskReason, TaskRequest, TaskState
 from . import states
 from .states import Ended
 from .tables import TASK_COLUMNS, Tables, Why, needs_table, task_of, tasks_table
@@ -39,6 +39,20 @@ class Submission:
 
 
 @dataclass(frozen=True)
+class Taking:
+    """The taking over of a task."""
+
+    #: The agent that is to execute it.
+    agent: str
+    by: str
+    note: str = ""
+    #: Tasks of the agent that may be there and not have ended, this one among them.
+    most_open: int = 10**9
+    #: The highest priority that whoever asks may give a task of this agent.
+    most_priority: int = MAX_PRIORITY
+
+
+@dataclass(frozen=True)
 class ArtifactLimits:
     """The most that is kept of an attempt's files."""
 
@@ -57,7 +71,7 @@ def submit(tables: Tables, asked: Submission) -> Task:
     known = _known(tables, asked, digest)
     if known is not None:
         return known
-    _check_open(tables, asked)
+    _check_open(tables, asked.agent, asked.most_open)
     # The notebook itself is in a file; that there is one shows in the empty mapping.
     request = asked.request if asked.notebook is None else replace(asked.request, notebook={})
     now = tables.now
@@ -69,13 +83,13 @@ def submit(tables: Tables, asked: Submission) -> Task:
     return task
 
 
-def _check_open(tables: Tables, asked: Submission) -> None:
+def _check_open(tables: Tables, agent: str, most: int) -> None:
     table = tasks_table.c
-    query = sa.select(sa.func.count()).where(table.agent == asked.agent, table.state.in_(_OPEN))
+    query = sa.select(sa.func.count()).where(table.agent == agent, table.state.in_(_OPEN))
     number = tables.connection.execute(query).scalar_one()
-    if number >= asked.most_open:
-        known = {"quota": "tasks", "used": number, "limit": asked.most_open}
-        raise QuotaExceeded(f"{asked.agent} has {number} tasks that have not ended, and may have no more", known)
+    if number >= most:
+        known = {"quota": "tasks", "used": number, "limit": most}
+        raise QuotaExceeded(f"{agent} has {number} tasks that have not ended, and may have no more", known)
 
 
 def _digest(asked: Submission) -> str:
@@ -191,15 +205,26 @@ def retry(tables: Tables, task_id: str, by: str) -> Task:
     return tables.change(again, Why("retried", detail, by))
 
 
-def hand_over(tables: Tables, task_id: str, to: str, by: str, note: str, agent: bool) -> Task:
-    """Give a task to another agent, or ask a person to look at it."""
+def hand_over(tables: Tables, task_id: str, to: str, by: str, note: str) -> Task:
+    """Ask a person to look at a task, or offer it to an agent."""
+    return tables.change(replace(tables.task(task_id), assignee=to), Why("handed_over", _to(to, note), by))
+
+
+def take_over(tables: Tables, task_id: str, taking: Taking) -> Task:
+    """Give a task to another agent, which executes it from now on."""
     task = tables.task(task_id)
-    detail = f"to {to}: {note}" if note else f"to {to}"
-    if not agent:
-        return tables.change(replace(task, assignee=to), Why("handed_over", detail, by))
     if task.state in ("executing", "completed"):
         raise ConflictError(f"task {task_id} is {task.state}: another agent takes over only what still has to be done")
-    return tables.change(replace(task, agent=to), Why("handed_over", detail, by))
+    if task.agent != taking.agent and not task.ended:
+        _check_open(tables, taking.agent, taking.most_open)
+    task = replace(task, agent=taking.agent, assignee=None if task.assignee == taking.agent else task.assignee)
+    if task.request.priority > taking.most_priority:
+        task = tables.set_priority(task, taking.most_priority)
+    return tables.change(task, Why("handed_over", _to(taking.agent, taking.note), taking.by))
+
+
+def _to(name: str, note: str) -> str:
+    return f"to {name}: {note}" if note else f"to {name}"
 
 
 def hold(tables: Tables, agent: str, reason: TaskReason) -> list[Task]:

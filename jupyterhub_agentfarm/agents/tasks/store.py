@@ -53,7 +53,7 @@ class Viewer:
     """Whoever sees some tasks only: those that they submitted or were asked to look at, and these."""
 
     name: str
-    #: Tasks of these agents.
+    #: Tasks of these agents, and offered to them.
     agents: tuple[str, ...] = ()
     #: Tasks of these projects.
     projects: tuple[str, ...] = ()
@@ -318,7 +318,7 @@ def _conditions(wanted: TaskFilter) -> list[sa.ColumnElement[bool]]:
     table = tasks_table.c
     conditions: list[sa.ColumnElement[bool]] = []
     if (viewer := wanted.viewer) is not None:
-        mine = (table.created_by == viewer.name, table.assignee == viewer.name)
+        mine = (table.created_by == viewer.name, table.assignee.in_((viewer.name, *viewer.agents)))
         conditions.append(sa.or_(*mine, table.agent.in_(viewer.agents), table.project.in_(viewer.projects)))
     if wanted.states:
         conditions.append(table.state.in_(wanted.states))

@@ -45,7 +45,7 @@ tasks_table = sa.Table(
     sa.Column("submitted_for", sa.String(63), nullable=False),
     sa.Column("idempotency_key", sa.String(200)),
     sa.Column("digest", sa.String(64), nullable=False),
-    # JSON; it never changes, and is decoded only once in a while.
+    # JSON; all but its priority never changes, and it is decoded only once in a while.
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("record", sa.JSON, nullable=False),
     sa.Index("agent_tasks_key", "submitted_for", "idempotency_key", unique=True),
@@ -163,6 +163,13 @@ class Tables:
         """Keep a task as it is now, and the change that made it so."""
         self.connection.execute(_SAVE_TASK, _task_row(task) | {"_id": task.id})
         self._add_change(task, why)
+        return task
+
+    def set_priority(self, task: Task, priority: int) -> Task:
+        """Keep another priority of a task; return it."""
+        task = replace(task, request=replace(task.request, priority=priority))
+        row = {"priority": priority, "request": json.dumps(to_json(task.request))}
+        self.connection.execute(tasks_table.update().where(tasks_table.c.id == task.id), row)
         return task
 
     def _add_change(self, task: Task, why: Why) -> None:

@@ -281,14 +281,14 @@ async def test_what_is_told_about_an_attempt_that_is_over_is_refused(world: Worl
 async def test_a_task_is_handed_to_another_agent(world: World) -> None:
     """That one is to execute it; while it executes, or after it was completed, it stays where it is."""
     task = await world.submit()
-    given = await world.book.hand_over(task.id, "other", "ada", "you have the data", agent=True)
+    given = await world.book.take_over(task.id, "other", "ada", "you have the data")
     assert (given.agent, given.state, given.reason) == ("other", "available", "submitted")
     change = (await world.book.changes(task.id))[-1]
     assert (change.reason, change.detail, change.by) == ("handed_over", "to other: you have the data", "ada")
     _, attempt = await world.book.claim(task.id)
     assert attempt.agent == "other"
     with pytest.raises(ConflictError, match="executing"):
-        await world.book.hand_over(task.id, "bot", "ada", agent=True)
+        await world.book.take_over(task.id, "bot", "ada")
     person = await world.book.hand_over(task.id, "bob", "other")
     assert (person.assignee, person.agent) == ("bob", "other")
 
@@ -297,7 +297,7 @@ async def test_the_same_key_is_the_same_task(world: World) -> None:
     """For one agent, also after the task was handed over; for something else the key is refused."""
     first = await world.submit(idempotency_key="k", parameters={"a": 1})
     assert (await world.submit(idempotency_key="k", parameters={"a": 1})).id == first.id
-    await world.book.hand_over(first.id, "other", "ada", agent=True)
+    await world.book.take_over(first.id, "other", "ada")
     assert (await world.submit(idempotency_key="k", parameters={"a": 1})).id == first.id
     assert (await world.submit("other", idempotency_key="k", parameters={"a": 1})).id != first.id
     with pytest.raises(ConflictError, match="idempotency key 'k'"):

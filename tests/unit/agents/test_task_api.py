@@ -265,20 +265,62 @@ async def test_members_of_a_project_see_its_tasks_and_take_them_over(api: Api) -
         await friend.hand_over(task["id"], "idle")
 
 
-async def test_agents_and_owners_hand_tasks_to_each_other(api: Api) -> None:
-    """To another agent of the same owner, to the owner, and to nobody else."""
+async def test_an_owner_moves_tasks_between_their_agents(api: Api) -> None:
+    """The owner acts for both; the agent that had the task sees it still, and does not get it back by itself."""
     task = await api.submit()
-    bot = api.client("bot")
+    bot, ada = api.client("bot"), api.client("ada")
     assert (await bot.hand_over(task["id"], "ada", "please look"))["assignee"] == "ada"
-    assert (await bot.hand_over(task["id"], "twin"))["agent"] == "twin"
+    assert (await ada.hand_over(task["id"], "twin"))["agent"] == "twin"
     assert (await bot.task(task["id"]))["assignee"] == "ada"  # it has submitted it, and still sees it
     with pytest.raises(AgentFarmError, match="only twin"):
         await bot.hand_over(task["id"], "bot")
     kernel = await api.submit(options={"kernel": "julia"})
     with pytest.raises(InvalidField, match=r"options.kernel must be one of the agent's kernels"):
-        await bot.hand_over(kernel["id"], "twin")
+        await ada.hand_over(kernel["id"], "twin")
     with pytest.raises(InvalidField, match="to must be the agent's owner"):
-        await api.client("ada").hand_over(task["id"], "bob")
+        await ada.hand_over(task["id"], "bob")
+
+
+async def test_no_agent_has_another_one_execute_its_task(api: Api) -> None:
+    """Of one owner or in one project: it is an offer, which the other one sees and takes, or its owner does."""
+    bot = api.client("bot")
+    for name, owner in (("twin", "ada"), ("friend", "bob")):
+        task = await api.submit(project="sales")
+        offered = await bot.hand_over(task["id"], name, "yours?")
+        assert (offered["agent"], offered["assignee"]) == ("bot", name)
+        for who in (name, owner):
+            client = api.client(who)
+            assert task["id"] in {each["id"] for each in (await client.tasks())["tasks"]}, who
+            assert (await client.task(task["id"]))["assignee"] == name
+        taken = await api.client(owner).hand_over(task["id"], name)
+        assert (taken["agent"], taken["assignee"]) == (name, None)
+    task = await api.submit()
+    await bot.hand_over(task["id"], "twin")
+    with pytest.raises(NotFoundError):
+        await api.client("stranger").hand_over(task["id"], "stranger")
+    assert (await api.client("twin").hand_over(task["id"], "twin"))["agent"] == "twin"
+
+
+async def test_members_of_a_project_make_no_agent_of_others_execute(api: Api) -> None:
+    """Neither a person of the project nor its agents: the task stays where it is."""
+    task = await api.submit("friend", project="sales")
+    for name in ("bot", "carol"):
+        given = await api.client(name, groups=("sales",)).hand_over(task["id"], "friend" if name == "bot" else "bot")
+        assert given["agent"] == "friend", name
+
+
+async def test_who_takes_a_task_over_is_held_to_its_own_limits(api: Api) -> None:
+    """The tasks that it may have open, and the priority that whoever asks may give it."""
+    task = await api.submit("ada", agent="bot", priority=50)
+    await api.client("ada").hand_over(task["id"], "twin")
+    assert (await api.client("ada").task(task["id"]))["request"]["priority"] == 50
+    task = await api.submit("ada", agent="bot", priority=50, project="sales")
+    friend = api.client("friend")
+    assert (await friend.hand_over(task["id"], "friend"))["request"]["priority"] == 0
+    assert (await friend.task(task["id"]))["request"]["priority"] == 0
+    api.site.book.max_open = 1
+    with pytest.raises(AgentFarmError, match="friend has 1 tasks that have not ended"):
+        await friend.hand_over((await api.submit(project="sales"))["id"], "friend")
 
 
 async def test_a_scope_is_needed_to_submit(api: Api) -> None:
