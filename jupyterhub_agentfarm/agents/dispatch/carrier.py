@@ -20,19 +20,29 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...errors import AgentFarmError, ConflictError, Fenced, HubApiError, NodeUnreachable, NoSpace, NotFoundError
+from ...errors import (
+    AgentFarmError,
+    ConflictError,
+    Fenced,
+    HubApiError,
+    InvalidField,
+    NodeUnreachable,
+    NoSpace,
+    NotFoundError,
+)
 from ...faults import Edge
 from ...logs import LogLine
 from ...models import UserOptions
-from ...runs.client import FINAL_STATES, RunRefused, ServerRuns, ServerUnready
+from ...runs.client import RunRefused, ServerRuns, ServerUnready
 from ..models import Attempt, Task, TaskReason
 from .collecting import Collector
 from .loss import LossWatch
 from .outcomes import Outcome, outcome_of, refused_run
 from .servers import StartFailed
+from .told import ToldRun, told_run
 
 if TYPE_CHECKING:
     from .carriers import Carriers
@@ -141,9 +151,11 @@ class Carrier:
         run = await self._follow(await self._submitted())
         await self._note(phase="collecting")
         try:
-            notes = await self._collector().collect(self.attempt, run["id"])
+            notes = await self._collector().collect(self.attempt, run.id)
         except NoSpace as exc:
             return Outcome("internal", f"the results cannot be kept: {exc.message}", sound=True)
+        except InvalidField as exc:
+            return _garbled(exc)
         return outcome_of(run, notes)
 
     async def _start(self) -> None:
@@ -174,12 +186,13 @@ class Carrier:
             return self.attempt.run_id
         body = await self._request()
         try:
-            run = await self._ask(lambda: self._runs.submit(body))
+            run = told_run(await self._ask(lambda: self._runs.submit(body)))
         except RunRefused as exc:
             raise Over(refused_run(exc)) from exc
-        run_id = str(run["id"])
-        await self._note(run_id=run_id, running_at=time.time(), node=self.attempt.node or self._loss.node())
-        return run_id
+        except InvalidField as exc:
+            raise Over(_garbled(exc)) from exc
+        await self._note(run_id=run.id, running_at=time.time(), node=self.attempt.node or self._loss.node())
+        return run.id
 
     async def _request(self) -> Mapping[str, Any]:
         asked, attempt = self.task.request, self.attempt
@@ -204,17 +217,19 @@ class Carrier:
             },
         }
 
-    async def _follow(self, run_id: str) -> Mapping[str, Any]:
+    async def _follow(self, run_id: str) -> ToldRun:
         """Return the run when it has ended."""
         pause = _FIRST_POLL_SECONDS
         while True:
             try:
-                run = await self._ask(lambda: self._runs.get(run_id))
+                run = told_run(await self._ask(lambda: self._runs.get(run_id)))
             except RunRefused as exc:
                 raise Over(refused_run(exc)) from exc
-            self._book.progress(self.attempt, run["cells_done"], run["cells_total"], run["current_cell"])
-            if run["state"] in FINAL_STATES:
-                return run
+            except InvalidField as exc:
+                raise Over(_garbled(exc)) from exc
+            self._book.progress(self.attempt, run.cells_done, run.cells_total, run.current_cell)
+            if run.ended:
+                return replace(run, id=run_id)
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, self._parts.poll_interval)
 
@@ -323,3 +338,8 @@ class Carrier:
             self._parts.warm.keep(agent, name, self.options)
         else:
             self._parts.servers.stop(agent, name)
+
+
+def _garbled(exc: InvalidField) -> Outcome:
+    """Return the outcome where a server's answer is none of a farm's server."""
+    return Outcome("internal", f"what its server tells cannot be read: {exc.message}")

@@ -7,7 +7,9 @@ from typing import Any, Protocol, TypeVar
 
 from ...errors import InvalidField, NoSpace
 from ...runs.client import RunRefused, ServerRuns
+from ...runs.models import RunArtifact
 from ..models import Artifact, Attempt
+from .told import told_artifacts
 
 T = TypeVar("T")
 #: Asks the server, again and again until it answers or is lost.
@@ -52,11 +54,13 @@ class Collector:
             The attempt is over.
         NoSpace
             The notebook cannot be kept.
+        InvalidField
+            What the server tells of artifacts cannot be read.
         """
         await self.notebook(attempt, run_id)
-        told = await self._ask(lambda: self._runs.artifacts(run_id))
-        notes = list(told["refused"])
-        for entry in told["artifacts"]:
+        told = told_artifacts(await self._ask(lambda: self._runs.artifacts(run_id)))
+        notes = list(told.refused)
+        for entry in told.artifacts:
             notes += await self._artifact(attempt, run_id, entry)
         more = len(notes) - _MOST_NOTES
         return (*notes[:_MOST_NOTES], *([f"{more} more files are left out."] if more > 0 else []))
@@ -66,15 +70,15 @@ class Collector:
         notebook = await self._ask(lambda: self._runs.notebook(run_id))
         await self._keeper.keep_notebook(attempt, notebook)
 
-    async def _artifact(self, attempt: Attempt, run_id: str, entry: dict[str, Any]) -> list[str]:
-        path = entry["path"]
+    async def _artifact(self, attempt: Attempt, run_id: str, entry: RunArtifact) -> list[str]:
+        path = entry.path
         try:
             kept = await self._ask(lambda: self._keeper.keep_artifact(attempt, path, self._chunks(run_id, path)))
         except (InvalidField, NoSpace) as exc:
             return [f"{path}: {exc.message}."]
         except RunRefused as exc:
             return [f"{path}: {exc.why}"]
-        return [] if kept.sha256 == entry["sha256"] else [f"{path}: it changed after the notebook had ended."]
+        return [] if kept.sha256 == entry.sha256 else [f"{path}: it changed after the notebook had ended."]
 
     async def _chunks(self, run_id: str, path: str) -> AsyncIterator[bytes]:
         async for chunk in self._runs.artifact(run_id, path):

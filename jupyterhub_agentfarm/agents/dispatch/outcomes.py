@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ...runs.client import RunRefused
 from ..models import TaskError, TaskReason
+from .told import ToldRun
 
 #: What a run's reason is for a task. A run that somebody cancelled in the server was cancelled.
 REASONS: Mapping[str, TaskReason] = {
@@ -22,6 +22,8 @@ REASONS: Mapping[str, TaskReason] = {
     "kernel_not_found": "kernel_not_found",
     "internal": "internal",
 }
+#: After these the server, or the GPU that it holds, may be what failed.
+_UNSOUND: frozenset[TaskReason] = frozenset({"server_lost", "internal", "kernel_died"})
 #: What it means when the server refuses to take or to tell a run.
 _REFUSALS: Mapping[int, TaskReason] = {
     400: "invalid_notebook",
@@ -43,7 +45,7 @@ class Outcome:
     sound: bool = False
 
 
-def outcome_of(run: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Outcome:
+def outcome_of(run: ToldRun, notes: tuple[str, ...] = ()) -> Outcome:
     """Return the outcome of a run that has ended.
 
     Parameters
@@ -53,20 +55,12 @@ def outcome_of(run: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Outcome:
     notes
         Sentences about what of it is not kept.
     """
-    reason: TaskReason = "completed" if run["state"] == "completed" else REASONS.get(run["reason"] or "", "internal")
-    detail = " ".join([*filter(None, [run["detail"]]), *run["cut"], *notes])
-    return Outcome(reason, detail, _error(run), sound=reason not in ("server_lost", "internal"))
+    reason: TaskReason = "completed" if run.state == "completed" else REASONS.get(run.reason or "", "internal")
+    detail = " ".join([*filter(None, [run.detail]), *run.cut, *notes])
+    return Outcome(reason, detail, run.error, sound=reason not in _UNSOUND)
 
 
 def refused_run(refusal: RunRefused) -> Outcome:
     """Return the outcome where the server refuses to take the run, or does not know it."""
     reason = _REFUSALS.get(refusal.status, "internal")
     return Outcome(reason, refusal.message, sound=reason == "invalid_notebook")
-
-
-def _error(run: Mapping[str, Any]) -> TaskError | None:
-    error = run["error"]
-    if error is None:
-        return None
-    known = ("ename", "evalue", "cell", "line", "source_line")
-    return TaskError(**{name: error[name] for name in known}, traceback=tuple(error["traceback"]))

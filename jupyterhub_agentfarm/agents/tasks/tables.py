@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ...errors import Fenced, NotFoundError
+from ...errors import Fenced, InvalidField, NotFoundError
 from ...inventory.database import metadata
 from ...records import from_json, to_json
 from ..models import Artifact, Attempt, Change, Task, TaskError, TaskReason, TaskRequest
@@ -256,7 +256,15 @@ def task_of(row: Any) -> Task:
     """Return the task of a row of `TASK_COLUMNS`."""
     record = dict(row.record)
     error = record.pop("error")
-    return Task(**record, request=_request(row.request), error=None if error is None else from_json(TaskError, error))
+    return Task(**record, request=_request(row.request), error=None if error is None else _error(error))
+
+
+def _error(kept: object) -> TaskError:
+    """Return the error that a notebook ended with; one that cannot be read must not hide its task, and all others."""
+    try:
+        return from_json(TaskError, kept)
+    except InvalidField as exc:
+        return TaskError("", f"what is kept of the error cannot be read: {exc.message}")
 
 
 @lru_cache(maxsize=256)

@@ -16,12 +16,13 @@ from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
 from jupyterhub_agentfarm.agents.dispatch.loss import LossWatch, Patience
 from jupyterhub_agentfarm.agents.dispatch.outcomes import REASONS, outcome_of, refused_run
 from jupyterhub_agentfarm.agents.dispatch.servers import StartFailed, TaskServers, compact
+from jupyterhub_agentfarm.agents.dispatch.told import ToldRun, told_artifacts, told_run
 from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
 from jupyterhub_agentfarm.agents.metrics import TaskMetrics
 from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskRequest
 from jupyterhub_agentfarm.agents.tasks.states import OUTCOMES
 from jupyterhub_agentfarm.controller.views import node_view
-from jupyterhub_agentfarm.errors import HubApiError
+from jupyterhub_agentfarm.errors import HubApiError, InvalidField
 from jupyterhub_agentfarm.metrics import AGENT_STATES, ATTEMPT_OUTCOMES, TASK_ENDS, TASK_STATES
 from jupyterhub_agentfarm.models import Lease, UserOptions
 from jupyterhub_agentfarm.records import to_json
@@ -167,18 +168,70 @@ def ended_run(**changes: Any) -> dict[str, Any]:
     return told
 
 
+def ended(**changes: Any) -> ToldRun:
+    """Return a run as it is taken from a server."""
+    return told_run(ended_run(**changes))
+
+
 def test_outcomes_of_runs() -> None:
     """Each reason of a run is one of an attempt; error, cut output and what is not kept are told."""
     assert set(REASONS.values()) <= OUTCOMES
-    done = outcome_of(ended_run(cut=("Cell 0: output was cut.",)), ("x: it is a symbolic link.",))
+    done = outcome_of(ended(cut=("Cell 0: output was cut.",)), ("x: it is a symbolic link.",))
     assert (done.reason, done.sound) == ("completed", True)
     assert done.detail == "Cell 0: output was cut. x: it is a symbolic link."
     error = CellError(3, 2, "raise X", "X", "why", ("line",))
-    failed = outcome_of(ended_run(state="failed", reason="cell_error", detail="Cell 3 raised X", error=error))
+    failed = outcome_of(ended(state="failed", reason="cell_error", detail="Cell 3 raised X", error=error))
     assert failed.error is not None
     assert (failed.reason, failed.error.cell, failed.error.traceback) == ("cell_error", 3, ("line",))
-    stopped = outcome_of(ended_run(state="failed", reason="server_stopped", detail="it was stopped"))
+    stopped = outcome_of(ended(state="failed", reason="server_stopped", detail="it was stopped"))
     assert (stopped.reason, stopped.sound) == ("server_lost", False)
+    died = outcome_of(ended(state="failed", reason="kernel_died", detail="it died"))
+    assert (died.reason, died.sound) == ("kernel_died", False), "the next attempt is not made where this one died"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"id": "../../x"},
+        {"id": 5},
+        {"state": "done"},
+        {"cells_done": "3"},
+        {"cells_done": -1},
+        {"cells_total": 10**12},
+        {"current_cell": [1]},
+        {"detail": {"a": 1}},
+        {"cut": "all"},
+        {"error": {"ename": 5, "evalue": ""}},
+        {"error": {"ename": "E", "evalue": "", "traceback": [1]}},
+        {"error": {"ename": "E", "evalue": "", "line": 10**12}},
+        {"error": "E"},
+    ],
+)
+def test_what_is_no_run_is_refused(lie: dict[str, Any]) -> None:
+    """A server's answer is used only where each part is of its type and size."""
+    with pytest.raises(InvalidField):
+        told_run({**ended_run(), **lie})
+
+
+def test_texts_of_servers_are_cut() -> None:
+    """Names, values, lines and tracebacks are kept to their bounds, the traceback's end first; newer fields pass."""
+    error = {"ename": "E" * 9000, "evalue": "\0\ud800" * 9000, "source_line": "s" * 9000, "cell": 1, "more": 1}
+    told = told_run({**ended_run(), "error": {**error, "traceback": ["t" * 9000, *"ab" * 5000]}, "new": 1}).error
+    assert told is not None
+    assert told.source_line is not None
+    assert (len(told.ename), len(told.evalue), len(told.source_line)) == (200, 4000, 1000)
+    assert "\0" not in told.evalue
+    told.evalue.encode()
+    assert (len(told.traceback), told.traceback[-1]) == (500, "b")
+    assert (
+        sum(map(len, told_run({**ended_run(), "error": {**error, "traceback": ["t" * 900] * 400}}).error.traceback))
+        <= 64_000
+    )  # type: ignore[union-attr]
+    with pytest.raises(InvalidField):
+        told_artifacts({"artifacts": [{"path": 5, "size_bytes": 1, "sha256": ""}]})
+    with pytest.raises(InvalidField):
+        told_artifacts({"artifacts": [{"path": "a", "size_bytes": 1, "sha256": ""}] * 10_001})
+    assert len(told_artifacts({"refused": ["x" * 9000] * 9000}).refused) == 100
 
 
 @pytest.mark.parametrize(

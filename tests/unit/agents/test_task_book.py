@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from sqlalchemy.engine import Connection
 from task_books import NOTEBOOK, Clock, World, opened
 
-from jupyterhub_agentfarm.agents.models import TaskRequest
+from jupyterhub_agentfarm.agents.models import TaskError, TaskRequest
 from jupyterhub_agentfarm.agents.tasks import steps
 from jupyterhub_agentfarm.agents.tasks.store import TaskFilter, Viewer
+from jupyterhub_agentfarm.agents.tasks.tables import Why
 from jupyterhub_agentfarm.errors import ConflictError, Fenced, InvalidField, NoSpace, NotFoundError, QuotaExceeded
 
 
@@ -309,3 +311,14 @@ async def test_a_thousand_tasks_a_second(tmp_path: Path) -> None:
         took = time.process_time() - started
         assert (await world.book.counts())["completed"] == 300
         assert 300 / took > 1000
+
+
+async def test_an_error_that_cannot_be_read_hides_no_task(world: World) -> None:
+    """What was once kept of a server's words may be anything: its task is read all the same, and so are all others."""
+    task = await world.ended("kernel_died")
+    bad = TaskError(5, "why")  # type: ignore[arg-type]
+    await world.book._store.do(lambda tables: tables.change(replace(tables.task(task.id), error=bad), Why("retried")))
+    await world.book.promote(world.clock.now + 1000)
+    (found,) = await world.book.tasks()
+    assert found.error is not None
+    assert "cannot be read" in found.error.evalue
