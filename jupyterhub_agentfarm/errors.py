@@ -13,6 +13,8 @@
     ├── NoSpace                  a file cannot be kept: the disk is full, or the file is too large
     ├── PlacementRefused         no node could ever serve the request
     ├── QuotaExceeded            the owner may not have more
+    ├── TooMany                  whoever asks has as much of this under way as one may have
+    ├── Overloaded               too many others wait for the same
     ├── FarmUnavailable          the controller did not answer
     ├── ProtocolError            the peer does not speak this version of the protocol
     ├── TransportError           a node could not be reached or did not do as told
@@ -213,6 +215,20 @@ class QuotaExceeded(AgentFarmError):
     def facts(self) -> dict[str, object]:
         """Return what is known of the quota."""
         return self.known
+
+
+class TooMany(AgentFarmError):
+    """You have as much of this under way as one user may have: wait until some of it has ended."""
+
+    reason = "too_many"
+    http_status = 429
+
+
+class Overloaded(AgentFarmError):
+    """Too many others wait for the same: try again later."""
+
+    reason = "overloaded"
+    http_status = 503
 
 
 class FarmUnavailable(AgentFarmError):

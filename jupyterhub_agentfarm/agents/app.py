@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from jupyterhub.services.auth import HubOAuth
+from tornado import web
 from traitlets import Unicode, default
 
 from ..controller.client import FarmClient
 from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
+from ..services import reserved
 from ..services.app import ServiceApp
 from ..services.hub import HubClient
+from ..traitlets import ByteSize
 from . import metrics
 from .api import description
 from .dispatch.carriers import Carriers
@@ -38,6 +41,7 @@ from .registry.views import AgentViews
 from .tasks import handlers as task_handlers
 from .tasks.book import TaskBook
 from .tasks.files import TaskFiles
+from .tasks.intake import Intake
 
 
 class AgentsApp(ServiceApp):
@@ -67,9 +71,11 @@ class AgentsApp(ServiceApp):
         "Default: agents.sqlite in data_dir."
     ).tag(config=True)
 
-    @default("max_body")
-    def _max_body_default(self) -> int:
-        return 64 * 2**20  # a task may bring its notebook with it
+    max_task_body = ByteSize(
+        64 * 2**20,
+        help="Longest request that submits a task, in bytes or as '64M'; it may bring its notebook with it. It is kept "
+        "only of those who may submit tasks, two at a time of each. Larger lets them fill more memory.",
+    ).tag(config=True)
 
     @default("data_dir")
     def _data_dir_default(self) -> str:
@@ -84,6 +90,18 @@ class AgentsApp(ServiceApp):
         self._opened: list[Any] = []
         self.metrics = TaskMetrics()
         self._hub_auth: HubOAuth | None = None
+        self.intake = Intake()
+
+    @property
+    def longest_body(self) -> int:
+        """The longest body that any handler takes: that of a task."""
+        return max(int(self.max_body), int(self.max_task_body))
+
+    def application(self) -> web.Application:
+        """Return the tornado application."""
+        made = super().application()
+        made.settings["max_task_body_bytes"] = self.longest_body
+        return made
 
     def handlers(self) -> list[tuple[Any, ...]]:
         """Return pages and API."""
@@ -129,6 +147,7 @@ class AgentsApp(ServiceApp):
             self.book.counts_by_agent,
             base_url,
         )
+        self.registry.reserved.path = Path(os.environ.get("AGENTFARM_DATA_DIR") or self.data_dir) / reserved.FILE_NAME
         await self.registry.open()
 
     async def _open_dispatcher(self) -> None:

@@ -108,6 +108,11 @@ class ServiceApp(Application):
         """The runtime directory."""
         return Path(self.runtime_dir)
 
+    @property
+    def longest_body(self) -> int:
+        """The longest body that any handler takes."""
+        return int(self.max_body)
+
     # ---- for subclasses ----
 
     def handlers(self) -> list[tuple[Any, ...]]:
@@ -198,7 +203,7 @@ class ServiceApp(Application):
             raise ConfigError(
                 f"ServiceApp.service_url {self.service_url} cannot be listened on: {exc.strerror}"
             ) from exc
-        drained = max(DRAINED_BODY_BYTES, 2 * int(self.max_body))
+        drained = max(DRAINED_BODY_BYTES, 2 * self.longest_body)
         server = httpserver.HTTPServer(self.application(), ssl_options=context, max_body_size=drained)
         server.add_sockets(sockets)
         port = sockets[0].getsockname()[1]

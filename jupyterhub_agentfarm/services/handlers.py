@@ -66,6 +66,8 @@ class ServiceHandler(HubOAuthenticated, web.RequestHandler):
 
     #: Scope that each HTTP method needs; a method that is not listed needs only access to the service.
     scopes: ClassVar[dict[str, str]] = {}
+    #: Setting of the application that says how much of a body is kept.
+    body_bound: ClassVar[str] = "max_body_bytes"
 
     principal: Principal
 
@@ -89,7 +91,7 @@ class ServiceHandler(HubOAuthenticated, web.RequestHandler):
         if scope and not principal.may(scope):
             raise web.HTTPError(403, needs_scope(principal, scope))
         if is_too_large(self.request):
-            raise BodyTooLarge(self.settings["max_body_bytes"])
+            raise BodyTooLarge(self.settings[self.body_bound])
 
     async def _identify(self) -> Principal | None:
         if self._is_local():

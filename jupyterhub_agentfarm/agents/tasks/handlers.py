@@ -12,12 +12,12 @@ from ...bodies import check_content_type
 from ...errors import InvalidField, NotFoundError
 from ...records import to_json
 from ...services.handlers import NoOrder
+from ...services.large_bodies import LargeBodyHandler
 from ...services.sse import stream_events
 from ..access import SUBMIT, acts_for, in_project, sees_all, sees_task, unknown_agent
 from ..models import Agent, Artifact, HandOver, Task, TaskState
 from ..registry.handlers import API, RegistryHandler
 from ..registry.hub_users import HubUsers
-from . import intake as task_intake
 from . import rules as task_rules
 from .book import TaskBook
 from .events import board_events, task_events
@@ -103,10 +103,11 @@ class BookHandler(RegistryHandler):
         return int(text)
 
 
-class TasksHandler(BookHandler):
+class TasksHandler(LargeBodyHandler, BookHandler):
     """All tasks."""
 
     scopes: ClassVar[dict[str, str]] = {"POST": SUBMIT}
+    body_bound: ClassVar[str] = "max_task_body_bytes"
 
     async def get(self) -> None:
         """List the tasks that you may see, the newest first; `cursor` of the answer continues the list."""
@@ -117,8 +118,10 @@ class TasksHandler(BookHandler):
 
     async def post(self) -> None:
         """Submit a task; 200 when the idempotency key is that of one which is there."""
+        body = self.received()
         check_content_type(self.request.headers.get("Content-Type", ""))
-        submitted = await task_intake.read_off_the_loop(self.request.body)
+        submitted = await self.service.intake.read(body, self.principal.name)
+        del body
         agent = self._agent(submitted.request.agent)
         task_rules.check_request(submitted, agent, self.principal, self.own)
         await task_rules.check_dependencies(submitted.request.after, agent, self.book.task, self.sees)

@@ -2,7 +2,7 @@
 
 A body may hold a notebook of tens of MiB, whose JSON would occupy the interpreter for a second: a large one is read by
 a child process (``python -m jupyterhub_agentfarm.agents.tasks.intake``), which gets the body at stdin and answers a
-line of JSON, followed by the notebook.
+line of JSON, followed by the notebook. There are few such children at a time, and the memory of each is bounded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import os
+import resource
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Iterable, Mapping
@@ -22,12 +23,17 @@ from ...errors import AgentFarmError, InvalidField
 from ...records import from_json, to_json
 from ...runs.notebooks import executes, parse_notebook
 from ...runs.parameters import source
+from ...services.turns import Turns
 from ..models import TaskRequest
 
 #: Longer bodies are read by a child.
 LARGE_BYTES = 2 * 2**20
 #: Deadline of the child.
 CHILD_SECONDS = 60.0
+#: Children at a time.
+CHILDREN = 2
+#: Address space of a child.
+CHILD_BYTES = 2**30
 MAX_PARAMETERS_BYTES = 256 * 2**10
 
 
@@ -96,21 +102,33 @@ def _check_parameters(parameters: Mapping[str, Any], language: str) -> None:
         raise InvalidField("parameters", wanted, f"{len(text)} characters")
 
 
-async def read_off_the_loop(body: bytes) -> Submitted:
-    """Return what a body asks for, without holding the event loop up for long.
+class Intake:
+    """Reads bodies off the event loop, the large ones by few children."""
 
-    Raises
-    ------
-    InvalidField
-        As :func:`read`.
-    """
-    if len(body) <= LARGE_BYTES:
-        return await asyncio.to_thread(read, body)
-    head, _, notebook = (await _ask_child(body)).partition(b"\n")
-    answer = json.loads(head)
-    if "field" in answer:
-        raise InvalidField(answer["field"], answer["wanted"], answer["got"])
-    return Submitted(from_json(TaskRequest, answer["request"]), notebook or None, answer["kernel"], answer["digest"])
+    def __init__(self) -> None:
+        self._turns = Turns("large notebooks are being read", CHILDREN, seconds=CHILD_SECONDS)
+
+    async def read(self, body: bytes, user: str) -> Submitted:
+        """Return what a body of `user` asks for, without holding the event loop up for long.
+
+        Raises
+        ------
+        InvalidField
+            As :func:`read`.
+        TooMany
+            Other large ones of this user are being read.
+        Overloaded
+            Too many large ones are.
+        """
+        if len(body) <= LARGE_BYTES:
+            return await asyncio.to_thread(read, body)
+        async with self._turns.turn(user):
+            head, _, notebook = (await _ask_child(body)).partition(b"\n")
+        answer = json.loads(head)
+        if "field" in answer:
+            raise InvalidField(answer["field"], answer["wanted"], answer["got"])
+        request = from_json(TaskRequest, answer["request"])
+        return Submitted(request, notebook or None, answer["kernel"], answer["digest"])
 
 
 async def _ask_child(body: bytes) -> bytes:
@@ -148,4 +166,5 @@ def answer_to(body: bytes) -> bytes:
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (CHILD_BYTES, CHILD_BYTES))
     sys.stdout.buffer.write(answer_to(sys.stdin.buffer.read()))
