@@ -33,8 +33,9 @@ from . import encryption
 from .accounts import check_benchmark_user
 from .errors import ConfigError
 from .handover import write_service_config
+from .logins import AgentLogins
 from .service_roles import AGENTS, BENCHMARK, CONTROLLER, SUBMIT, agent_roles, benchmark_role
-from .services import ADMIN_ROLE, local, tls
+from .services import ADMIN_ROLE, local, reserved, tls
 
 #: Hub user whose servers the benchmark service starts, unless the site names another.
 BENCHMARK_USER = "benchmark"
@@ -154,6 +155,8 @@ def configure(c: Config, **settings: Any) -> None:
     _set_defaults(c)
     _set_services(c, farm)
     _set_roles(c, farm)
+    if AGENTS in farm.services:
+        _set_logins(c, farm)
 
 
 def _port(variable: str, default: int) -> int:
@@ -225,6 +228,15 @@ def _set_notices(c: Config) -> None:
     if not isinstance(shown.get("announcement"), Notices):
         shown["announcement"] = Notices(shown.get("announcement", ""))
     c.JupyterHub.template_vars = shown
+
+
+def _set_logins(c: Config, farm: FarmSettings) -> None:
+    """Have logins as agents refused, after the site's own hook; an option of a subclass counts more than the base's."""
+    subclasses = [name for name in c if name != "Authenticator" and _get(c, name, "post_auth_hook") is not None]
+    for name in ("Authenticator", *subclasses):
+        first = _get(c, name, "post_auth_hook") or None
+        if not isinstance(first, AgentLogins):
+            c[name].post_auth_hook = AgentLogins(farm.data_dir / reserved.FILE_NAME, first)
 
 
 def _set_services(c: Config, farm: FarmSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 import warnings
@@ -15,6 +16,7 @@ from traitlets.config.loader import PyFileConfigLoader
 
 from jupyterhub_agentfarm.configure import BENCHMARK_USER, CUSTOM_SCOPES, configure
 from jupyterhub_agentfarm.errors import ConfigError
+from jupyterhub_agentfarm.logins import AgentLogins
 from jupyterhub_agentfarm.share import share_path
 
 
@@ -302,3 +304,24 @@ def test_no_account_is_wanted_where_the_hub_wants_none(
     configure(c)
 
     assert c.JupyterHub.spawner_class == "agentfarm"
+
+
+def test_a_sites_own_hook_of_logins_is_called_first(tmp_path: Path) -> None:
+    """Also where it is an option of the authenticator's own class, which counts more; agents are refused after it."""
+    called: list[str] = []
+
+    async def own(_authenticator: Any, _handler: Any, auth_model: Any) -> Any:
+        called.append(auth_model["name"])
+        return None
+
+    c = Config()
+    c.DummyAuthenticator.post_auth_hook = own
+    configure(c, data_dir=tmp_path)
+    configure(c, data_dir=tmp_path)
+    hooks = [c.Authenticator.post_auth_hook, c.DummyAuthenticator.post_auth_hook]
+    assert [(type(hook), hook.first) for hook in hooks] == [(AgentLogins, None), (AgentLogins, own)]
+    assert asyncio.run(hooks[1](None, None, {"name": "ada"})) is None
+    assert called == ["ada"]
+    other = Config()
+    configure(other, services=("agentfarm",))
+    assert "post_auth_hook" not in other.Authenticator

@@ -36,6 +36,10 @@ class KnownAgents:
         """Read the agents from the database."""
         self._agents = {kept.agent.name: kept for kept in await self._store.agents()}
 
+    def names(self) -> set[str]:
+        """Return all names that are taken, by retired agents and registrations that go on too."""
+        return set(self._agents)
+
     def kept(self, name: str) -> KeptAgent | None:
         """Return what is kept under a name, a registration that goes on or is undone included."""
         return self._agents.get(name)

@@ -32,6 +32,7 @@ from .archive import Archiver
 from .hub_users import TASKS_NOTE, HubUsers, activity
 from .known import KnownAgents
 from .limits import FarmLimits, limits_of
+from .names import ReservedNames
 from .registering import Registrar
 from .requests import AgentChange
 from .settling import Settler
@@ -80,6 +81,8 @@ class Registry(LoggingConfigurable):
         super().__init__(**options)
         self._users, self._limits, self._clock = users, limits, clock
         self._known = KnownAgents(store, clock)
+        #: Their names, for the Hub.
+        self.reserved = ReservedNames(self._known.names)
         self._left: dict[str, str] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._owned = OwnedTasks(self.log)
@@ -104,6 +107,7 @@ class Registry(LoggingConfigurable):
     async def open(self) -> None:
         """Read the agents, and begin to look after them."""
         await self._known.load()
+        await self.reserved.save_quietly()
         self._owned.start(self._look_after(), "looking after agents")
 
     async def close(self) -> None:
@@ -175,10 +179,11 @@ class Registry(LoggingConfigurable):
         async with self._locks[request.name]:
             self._check_free(request.name)
             await self._check_owner(owner)
-            try:
-                agent, token = await self._registrar.register(request, owner, by)
-            finally:
-                await self._known.read_again(request.name)
+            async with self.reserved.coming(request.name):
+                try:
+                    agent, token = await self._registrar.register(request, owner, by)
+                finally:
+                    await self._known.read_again(request.name)
         self.log.info("%s", LogLine("agent registered", agent=agent.name, owner=agent.owner, by=by,
                                     expires=agent.expires_at, token_expires=token.expires_at))  # fmt: skip
         self._known.tell(agent.name)
@@ -372,6 +377,7 @@ class Registry(LoggingConfigurable):
         async with self._locks[name]:
             await self._registrar.undo(name)
             await self._known.read_again(name)
+            await self.reserved.save_quietly()
         self.log.info("%s", LogLine("registration undone", agent=name))
 
     async def _retire_expired(self) -> None:
