@@ -221,10 +221,10 @@ class HandOverHandler(BookHandler):
         order = self.body(HandOver)
         task, agent = await self.seen_task(task_id)
         taker = self.registry.find(order.to)
+        self._check_giver(task, agent, taker)
         if taker is None:
             await task_rules.check_person(order.to, task, agent, self.principal, HubUsers(self.service.hub))
         else:
-        self._check_giver(task, agent, taker)
             task_rules.check_taker(task, agent, taker, self.principal)
         given = (task_id, order.to, self.principal.name, order.note)
         if taker is None or not acts_for(self.principal, taker):
