@@ -30,6 +30,12 @@ REQUEST_SECONDS = 60.0
 #: A download in which nothing arrives for so long is lost.
 SILENCE_SECONDS = 30.0
 
+#: Most that is read of an answer in JSON, of a notebook, and of why a request was refused.
+MAX_JSON_BYTES = 8 * 2**20
+MAX_NOTEBOOK_BYTES = 64 * 2**20
+_MAX_REFUSAL_BYTES = 64 * 2**10
+_MAX_WHY_CHARACTERS = 2000
+
 #: States of the runs extension that a run does not leave.
 FINAL_STATES = ("completed", "failed", "cancelled")
 
@@ -54,6 +60,23 @@ class RunRefused(RunFailed):
     def __init__(self, node: str, status: int, why: str) -> None:
         self.status, self.why = status, why
         super().__init__(f"the server on {node} answered {status}: {why}")
+
+
+class AnswerTooLong(RunFailed):
+    """The server's answer is longer than what is read of it.
+
+    Parameters
+    ----------
+    node
+        Where the server is.
+    what
+        What was asked for.
+    most
+        Bytes that are read.
+    """
+
+    def __init__(self, node: str, what: str, most: int) -> None:
+        super().__init__(f"the server on {node} gave {what} of more than the {most} bytes that are read")
 
 
 async def _no_headers() -> Headers:
@@ -105,7 +128,7 @@ class ServerRuns:
 
     async def results(self, run_id: str) -> dict[str, Any]:
         """Return what the notebook published."""
-        return await self._request("GET", f"/{run_id}/results")
+        return await self._request("GET", f"/{run_id}/results", most=MAX_NOTEBOOK_BYTES)
 
     async def artifacts(self, run_id: str) -> dict[str, Any]:
         """Return `artifacts`, what the notebook left, and `refused`, sentences about what is left out."""
@@ -117,10 +140,16 @@ class ServerRuns:
             async for chunk in chunks:
                 yield chunk
 
-    async def notebook(self, run_id: str) -> bytes:
-        """Return the notebook as executed so far."""
+    async def notebook(self, run_id: str, max_bytes: int = MAX_NOTEBOOK_BYTES) -> bytes:
+        """Return the notebook as executed so far.
+
+        Raises
+        ------
+        AnswerTooLong
+            It is larger than `max_bytes`.
+        """
         async with self._download(f"/{run_id}/notebook") as chunks:
-            return b"".join([chunk async for chunk in chunks])
+            return await self._whole(chunks, "a notebook", max_bytes)
 
     async def cancel(self, run_id: str) -> None:
         """Ask for the end of a run."""
@@ -131,13 +160,24 @@ class ServerRuns:
         async with self._asked("DELETE", f"/{run_id}"):
             pass
 
-    async def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    async def _request(self, method: str, path: str, body: Any = None, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
         """Return a decoded answer."""
         async with self._asked(method, path, json=body) as response:
-            data = _decoded(await response.text())
+            data = _decoded(await self._whole(response.content.iter_chunked(2**16), "an answer", most))
         if not isinstance(data, dict):
             raise RunFailed(f"the server on {self._node} answered {method} {path} with no JSON object")
         return data
+
+    async def _whole(self, chunks: AsyncIterator[bytes], what: str, most: int) -> bytes:
+        """Return all chunks together; a user's server must not fill the memory of who asks it."""
+        read: list[bytes] = []
+        left = most
+        async for chunk in chunks:
+            left -= len(chunk)
+            if left < 0:
+                raise AnswerTooLong(self._node, what, most)
+            read.append(chunk)
+        return b"".join(read)
 
     @asynccontextmanager
     async def _download(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -168,20 +208,28 @@ class ServerRuns:
             return
         if status >= 500 or status < 400 or status == 424:
             if LEASE_HEADER in response.headers:
-                raise ServerUnready(self._node, f"its server answered {status}")
+                why = str((await self._refusal(response)).get("message") or response.reason)[:_MAX_WHY_CHARACTERS]
+                raise ServerUnready(self._node, f"its server answered {status}: {why}")
             raise NodeUnreachable(self._node, f"the proxy answered {status} for its server")
-        data = _decoded(await response.text())
-        told = data if isinstance(data, dict) else {}
+        told = await self._refusal(response)
         if LEASE_HEADER not in response.headers and not isinstance(told.get("reason"), str):
             # A proxy that was started a moment ago, or the Hub behind it, knows no way to the server.
             raise NodeUnreachable(self._node, f"the proxy or the Hub answered {status} for its server")
-        raise RunRefused(self._node, status, str(told.get("message") or response.reason))
+        raise RunRefused(self._node, status, str(told.get("message") or response.reason)[:_MAX_WHY_CHARACTERS])
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
+        """Return what an answer says of why the request was refused; what is too long or no JSON says nothing."""
+        try:
+            data = _decoded(await self._whole(response.content.iter_chunked(2**16), "a refusal", _MAX_REFUSAL_BYTES))
+        except AnswerTooLong:
+            return {}
+        return data if isinstance(data, dict) else {}
 
 
-def _decoded(text: str) -> Any:
+def _decoded(text: bytes) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from http import HTTPStatus
@@ -15,7 +16,7 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ..bodies import check_content_type, decode
-from ..errors import AgentFarmError, BodyTooLarge, InvalidField, NotFoundError
+from ..errors import AgentFarmError, BodyTooLarge, InvalidField, NoSpace, NotFoundError
 from ..records import from_json, to_json
 from .artifacts import open_artifact
 from .book import RunBook
@@ -32,6 +33,8 @@ MAX_BODY_BYTES = 64 * 2**20
 #: How much of a file is sent at a time.
 CHUNK_BYTES = 2**20
 
+#: What a disk says that takes no more.
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _REASONS = {400: "invalid", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
 
 
@@ -66,10 +69,17 @@ class _Handler(APIHandler):
         if isinstance(error, AgentFarmError):
             self.set_status(error.http_status)
             message, reason = error.message, error.reason
+        elif isinstance(error, OSError):
+            message, reason = self._unwritable(error)
         elif isinstance(error, web.HTTPError):
             message = error.log_message or HTTPStatus(status_code).phrase
             reason = _REASONS.get(status_code, "error")
         self.finish(json.dumps({"message": message, "reason": reason}))
+
+    def _unwritable(self, error: OSError) -> tuple[str, str]:
+        """Answer what the user's disk did; a folder of runs that is full, or gone, is no fault of this software."""
+        self.set_status(507)
+        return f"The server's disk failed: {error.strerror or error}.", disk_reason(error)
 
     def log_exception(self, *exc_info: Any) -> None:
         """Log faults, but not refusals: those are the asker's to read."""
@@ -135,7 +145,12 @@ class NotebookHandler(_Handler):
     @authorized
     async def get(self, run_id: str) -> None:
         """Answer the notebook as executed so far."""
-        self.finish(await asyncio.to_thread(self.book.journal(run_id).notebook_path.read_bytes))
+        path = self.book.journal(run_id).notebook_path
+        try:
+            notebook = await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError as exc:
+            raise NotFoundError(f"The notebook of run {run_id} is gone.") from exc
+        self.finish(notebook)
 
 
 class ResultsHandler(_Handler):
@@ -145,7 +160,10 @@ class ResultsHandler(_Handler):
     @authorized
     async def get(self, run_id: str) -> None:
         """Answer what the notebook published so far."""
-        notebook = await asyncio.to_thread(self.book.journal(run_id).read_notebook)
+        try:
+            notebook = await asyncio.to_thread(self.book.journal(run_id).read_notebook)
+        except FileNotFoundError as exc:
+            raise NotFoundError(f"The notebook of run {run_id} is gone.") from exc
         self.finish(json.dumps(results(notebook)))
 
 
@@ -247,6 +265,11 @@ class NothingHandler(_Handler):
         if self.current_user is None:
             raise web.HTTPError(403)
         raise NotFoundError(f"There is nothing at {self.request.path}.")
+
+
+def disk_reason(error: OSError) -> str:
+    """Return the reason that an answer gives for what a disk did."""
+    return NoSpace.reason if error.errno in _NO_SPACE else "disk"
 
 
 def _request(body: bytes) -> RunRequest:

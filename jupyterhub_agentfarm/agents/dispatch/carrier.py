@@ -32,11 +32,12 @@ from ...errors import (
     NodeUnreachable,
     NoSpace,
     NotFoundError,
+    RunFailed,
 )
 from ...faults import Edge
 from ...logs import LogLine
 from ...models import UserOptions
-from ...runs.client import RunRefused, ServerRuns, ServerUnready
+from ...runs.client import AnswerTooLong, RunRefused, ServerRuns, ServerUnready
 from ..models import Attempt, Task, TaskReason
 from .collecting import Collector
 from .loss import LossWatch
@@ -143,6 +144,10 @@ class Carrier:
                 return over.outcome
             except StartFailed as exc:
                 return Outcome(exc.outcome, exc.message)
+            except AnswerTooLong as exc:
+                return Outcome("output_lost", exc.message)
+            except RunFailed as exc:
+                return Outcome("internal", exc.message)
         return Outcome("internal", f"the agents service failed, see its log: {edge.fault}")
 
     async def _phases(self) -> Outcome:
@@ -156,6 +161,8 @@ class Carrier:
             return Outcome("internal", f"the results cannot be kept: {exc.message}", sound=True)
         except InvalidField as exc:
             return _garbled(exc)
+        except RunRefused as exc:
+            return Outcome("output_lost", exc.message)
         return outcome_of(run, notes)
 
     async def _start(self) -> None:
@@ -256,14 +263,15 @@ class Carrier:
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """Return the server's answer, which may take a while; end the attempt when the server is lost."""
         tokens = 0
+        unready_at: float | None = None
         began_at = self._heard()
         while True:
             try:
                 return await self._unless_lost(question())
-            except ServerUnready:
-                self._heard()
+            except ServerUnready as exc:
+                unready_at = self._bear(exc, self._heard() if unready_at is None else unready_at)
             except NodeUnreachable:
-                pass
+                unready_at = None
             except RunRefused as exc:
                 tokens += 1
                 if exc.status != 403 or tokens > _MOST_TOKENS:
@@ -275,6 +283,12 @@ class Carrier:
                 self._without_token(exc, began_at)
             await self._check_loss()
             await asyncio.sleep(self._parts.retry_interval)
+
+    def _bear(self, exc: ServerUnready, since: float) -> float:
+        """Bear that the server is there and fails, as long as patience lasts; return since when."""
+        if self._heard() - since > self._parts.patience:
+            raise Over(Outcome("server_lost", f"for {self._parts.patience:g} s it could do nothing: {exc.message}"))
+        return since
 
     def _without_token(self, exc: HubApiError | ConflictError, began_at: float) -> None:
         """Bear that there is no token for the server: the Hub is away, or the agent is not active.

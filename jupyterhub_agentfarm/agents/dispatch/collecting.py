@@ -20,6 +20,10 @@ _MOST_NOTES = 20
 class Keeper(Protocol):
     """Who keeps what an attempt leaves; raises `Fenced` once the attempt is over."""
 
+    @property
+    def max_notebook(self) -> int:
+        """Largest notebook that is kept, in bytes."""
+
     async def keep_notebook(self, attempt: Attempt, notebook: bytes) -> None:
         """Keep the notebook."""
 
@@ -44,6 +48,7 @@ class Collector:
 
     def __init__(self, keeper: Keeper, runs: ServerRuns, ask: Ask[Any], heard: Callable[[], object]) -> None:
         self._keeper, self._runs, self._ask, self._heard = keeper, runs, ask, heard
+        self._most = keeper.max_notebook
 
     async def collect(self, attempt: Attempt, run_id: str) -> tuple[str, ...]:
         """Keep everything; return sentences about what is not kept.
@@ -67,7 +72,7 @@ class Collector:
 
     async def notebook(self, attempt: Attempt, run_id: str) -> None:
         """Keep the notebook as executed so far."""
-        notebook = await self._ask(lambda: self._runs.notebook(run_id))
+        notebook = await self._ask(lambda: self._runs.notebook(run_id, self._most))
         await self._keeper.keep_notebook(attempt, notebook)
 
     async def _artifact(self, attempt: Attempt, run_id: str, entry: RunArtifact) -> list[str]:

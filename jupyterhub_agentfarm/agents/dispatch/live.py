@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from ...errors import ConflictError, HubApiError, NodeUnreachable
-from ...runs.client import RunRefused, ServerRuns
+from ...errors import ConflictError, HubApiError, NodeUnreachable, RunFailed
+from ...runs.client import ServerRuns
 from ...tasks import OwnedTasks
 from ..models import Attempt, Task
 from ..tasks.book import TaskBook
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 #: How long a server may take for its notebook; after that the one that is kept is shown.
 LIVE_SECONDS = 5.0
-_AWAY = (TimeoutError, NodeUnreachable, RunRefused, HubApiError, ConflictError)
+_AWAY = (TimeoutError, NodeUnreachable, RunFailed, HubApiError, ConflictError)
 
 
 class LiveNotebooks:
@@ -58,7 +58,7 @@ class LiveNotebooks:
             return None
         try:
             async with asyncio.timeout(LIVE_SECONDS):
-                return await self._runs(attempt).notebook(attempt.run_id)
+                return await self._runs(attempt).notebook(attempt.run_id, self._book.max_notebook)
         except _AWAY as exc:
             log.debug("the notebook of %s cannot be had now: %s", task.id, exc)
             return None

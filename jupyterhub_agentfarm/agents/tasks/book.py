@@ -93,6 +93,11 @@ class TaskBook(TaskRecords):
         self._clock = clock
         self._owned = OwnedTasks(self.log)
 
+    @property
+    def max_notebook(self) -> int:
+        """Largest notebook that is kept, in bytes."""
+        return int(self.files.max_notebook)
+
     # ---- life ----
 
     async def open(self) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from typing import Any
 
 import httpx
 import pytest
 from jupyter_server_process import Server, notebook
 
-from jupyterhub_agentfarm.runs.handlers import MAX_BODY_BYTES
+from jupyterhub_agentfarm.runs.handlers import MAX_BODY_BYTES, disk_reason
 
 JSON = {"Content-Type": "application/json"}
 
@@ -132,3 +134,27 @@ async def test_a_notebook_without_ids_or_of_an_old_format_is_taken(server: Serve
         assert run["state"] == "completed"
         assert {output["text"] for cell in executed["cells"] for output in cell["outputs"]} == {"1\n"}
         assert len({cell["id"] for cell in executed["cells"]}) == len(executed["cells"])
+
+
+async def test_a_disk_that_fails_is_told(server: Server) -> None:
+    """What the user's disk does not take is refused as that, and a notebook that is gone as not found."""
+    run = await server.execute("1")
+    shutil.rmtree(server.runs_directory / run["id"])
+    for what in ("notebook", "results"):
+        answer = await server.request("GET", f"{run['id']}/{what}")
+        assert (answer.status_code, answer.json()["reason"]) == (404, "not_found")
+    away = server.runs_directory.with_name("away")
+    server.runs_directory.rename(away)
+    server.runs_directory.write_text("no folder")
+    try:
+        answer = await server.request("POST", "", json={"notebook": notebook("1")})
+        assert (answer.status_code, answer.json()["reason"]) == (507, "disk")
+    finally:
+        server.runs_directory.unlink()
+        away.rename(server.runs_directory)
+
+
+def test_a_full_disk_has_a_reason_of_its_own() -> None:
+    """Full, over quota and read only are told apart from every other failure of a disk."""
+    assert disk_reason(OSError(errno.ENOSPC, "full")) == disk_reason(OSError(errno.EDQUOT, "quota")) == "no_space"
+    assert disk_reason(OSError(errno.EIO, "broken")) == "disk"

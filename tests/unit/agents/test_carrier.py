@@ -1,0 +1,196 @@
+"""One attempt with the real book and a server that answers as the test says: hostile, failing, or well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from task_books import World as Books
+from task_books import opened
+
+from jupyterhub_agentfarm.agents.dispatch.carrier import Carried, Carrier
+from jupyterhub_agentfarm.agents.dispatch.carriers import Carriers
+from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
+from jupyterhub_agentfarm.agents.dispatch.servers import StartFailed
+from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
+from jupyterhub_agentfarm.agents.models import Attempt, Task
+from jupyterhub_agentfarm.models import UserOptions
+from jupyterhub_agentfarm.records import to_json
+from jupyterhub_agentfarm.runs.client import LEASE_HEADER
+from jupyterhub_agentfarm.runs.models import Run
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RUN = to_json(Run("0" * 16, "", "completed", "python3", "2026-01-01T00:00:00.000Z", 1, 1))
+
+
+class Server:
+    """A user's server; what it answers to a request is its own."""
+
+    def __init__(self) -> None:
+        self.run: dict[str, Any] = dict(RUN)
+        self.answers: dict[str, Answer] = {}
+        self.asked: list[str] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request about runs."""
+        what = f"{request.method} {request.path.partition('/runs')[2].removeprefix('/' + RUN['id'])}"
+        self.asked.append(what)
+        if what in self.answers:
+            return await self.answers[what](request)
+        if what.endswith("/notebook"):
+            return told(body=b'{"cells": []}')
+        if what.endswith("/artifacts"):
+            return told({"artifacts": [], "refused": []})
+        return told(self.run)
+
+
+def told(data: Any = None, status: int = 200, **options: Any) -> web.Response:
+    """Return an answer as farm's servers make them."""
+    headers = {LEASE_HEADER: "1" * 32}
+    if "body" in options:
+        return web.Response(status=status, headers=headers, **options)
+    return web.json_response(data, status=status, headers=headers)
+
+
+class Site:
+    """A book, and carriers of attempts in the server."""
+
+    def __init__(self, books: Books, url: str, server: Server) -> None:
+        self.books, self.book, self.server, self.url_ = books, books.book, server, url
+        self.stopped: list[str] = []
+        self.refusal: StartFailed | None = None
+        farm = SimpleNamespace(current=True, nodes={}, leases={}, waiting_for=lambda *_: "")
+        self.warm = WarmServers(self)
+        parts = (self.book, self, self.warm, (farm, FarmNews()), self)
+        self.carriers = Carriers(*parts, retry_interval=0.01, poll_interval=0.01, cancel_timeout=5)  # type: ignore[arg-type]
+
+    def url(self, _agent: str, _name: str) -> str:
+        """Return where the server is."""
+        return self.url_
+
+    async def start(self, _agent: str, _name: str, _options: UserOptions) -> None:
+        """Start it, or refuse to."""
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def model(self, _agent: str, _name: str) -> Any:
+        """Return the Hub's model of it."""
+        return {"ready": True, "pending": None}
+
+    def stop(self, _agent: str, name: str) -> None:
+        """Have it end."""
+        self.stopped.append(name)
+
+    async def get(self, _agent: str) -> str:
+        """Return a token."""
+        return "token"
+
+    def forget(self, _agent: str) -> None:
+        """Forget it."""
+
+    async def begun(self, **request: Any) -> tuple[Task, Attempt, Carrier]:
+        """Return the carrier of a new task's attempt."""
+        task, attempt = await self.books.executing(**request)
+        return task, attempt, self.carriers.make(Carried(task, UserOptions()), attempt)
+
+    async def carried(self, **request: Any) -> tuple[Task, Attempt]:
+        """Carry a new task's attempt to its end; return both as they are kept."""
+        task, _, carrier = await self.begun(**request)
+        async with asyncio.timeout(20):
+            await carrier.carry()
+        return await self.book.task(task.id), (await self.book.attempts(task.id))[-1]
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    """A site whose server is well."""
+    async with _site(tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _site(folder: Path) -> AsyncIterator[Site]:
+    server = Server()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.answer)
+    async with opened(f"sqlite:///{folder / 'tasks.sqlite'}", folder) as books, TestServer(app) as http:
+        made = Site(books, str(http.make_url("/")), server)
+        try:
+            yield made
+        finally:
+            await made.warm.aclose()
+            await made.carriers.aclose()
+
+
+async def test_an_attempt_is_carried(site: Site) -> None:
+    """What is well is completed, and its server waits for the next task."""
+    task, attempt = await site.carried()
+    assert (task.state, attempt.outcome, site.stopped) == ("completed", "completed", [])
+    assert [warm.name for warm in site.warm] == [attempt.server_name]
+
+
+@pytest.mark.parametrize(
+    "lie", [{"error": {"ename": 5, "evalue": "x"}}, {"id": "../../../api/kernels"}, {"cells_done": {}}, {"state": 7}]
+)
+async def test_lies_end_the_attempt_and_nothing_else(site: Site, lie: dict[str, Any]) -> None:
+    """A server that tells nonsense fails its own attempt; all tasks can be read and promoted on."""
+    site.server.run |= {"state": "failed", "reason": "cell_error"} | lie
+    task, attempt = await site.carried()
+    assert (attempt.outcome, task.state, len(site.stopped)) == ("internal", "retryable", 1)
+    await site.book.promote(site.books.clock.now + 100)
+    assert [each.state for each in await site.book.tasks()] == ["available"]
+
+
+async def test_a_list_of_files_that_is_none(site: Site) -> None:
+    """What is told of artifacts is checked as well."""
+    site.server.answers["GET /artifacts"] = lambda _: _later(told({"artifacts": [{"path": [], "sha256": 1}]}))
+    assert (await site.carried())[1].outcome == "internal"
+
+
+async def test_a_server_that_always_fails_is_lost(site: Site) -> None:
+    """One that is there and answers nothing but 500 is borne for `patience`, as one that is silent."""
+    site.carriers.patience = 0.1
+    site.server.answers["GET "] = lambda _: _later(told({"message": "its disk failed", "reason": "disk"}, 507))
+    _, attempt = await site.carried()
+    assert attempt.outcome == "server_lost"
+    assert "its disk failed" in attempt.detail
+    assert site.server.asked.count("GET ") > 3
+
+
+async def test_a_notebook_that_is_gone(site: Site) -> None:
+    """A run whose notebook its server has no more is one whose output is lost."""
+    site.server.answers["GET /notebook"] = lambda _: _later(told({"message": "gone", "reason": "not_found"}, 404))
+    assert (await site.carried())[1].outcome == "output_lost"
+
+
+@pytest.mark.parametrize("what", ["GET /notebook", "GET ", "GET /artifacts"])
+async def test_endless_answers_are_not_read_to_their_end(
+    site: Site, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a server sends without end, a bounded part of it is in memory; the attempt says why it ended."""
+    monkeypatch.setattr(site.book.files, "max_notebook", 2**20)
+    task, _, carrier = await site.begun()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={LEASE_HEADER: "1" * 32})
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 2**20)
+
+    site.server.answers[what] = endless
+    async with asyncio.timeout(20):
+        await carrier.carry()
+    attempt = (await site.book.attempts(task.id))[-1]
+    assert attempt.outcome == "output_lost"
+    assert "bytes that are read" in attempt.detail
+
+
+async def _later(answer: web.Response) -> web.StreamResponse:
+    return answer
