@@ -25,7 +25,7 @@ import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from traitlets.config import LoggingConfigurable
 
@@ -130,6 +130,23 @@ class TaskFiles(LoggingConfigurable):
         except FileNotFoundError as exc:
             raise NotFoundError(f"task {task_id} was submitted without its notebook: it has a path") from exc
 
+    async def open_notebook(self, task_id: str, which: str) -> BinaryIO:
+        """Return the notebook to be read piece by piece: `submitted`, or `executed` as the newest attempt did.
+
+        Raises
+        ------
+        NotFoundError
+            There is none of this kind.
+        """
+        return await asyncio.to_thread(self._open_notebook, task_id, which)
+
+    def _open_notebook(self, task_id: str, which: str) -> BinaryIO:
+        found = [self._folder(task_id) / "notebook.ipynb"] if which == "submitted" else self._all_executed(task_id)
+        try:
+            return found[-1].open("rb")
+        except (IndexError, FileNotFoundError) as exc:
+            raise NotFoundError(f"task {task_id} has no notebook that was {which}") from exc
+
     async def save_executed(self, attempt: Attempt, notebook: bytes) -> None:
         """Keep the notebook as an attempt has executed it so far.
 
@@ -153,10 +170,13 @@ class TaskFiles(LoggingConfigurable):
         return await asyncio.to_thread(self._newest_executed, task_id)
 
     def _newest_executed(self, task_id: str) -> bytes:
-        found = sorted(self._folder(task_id).glob("executed-*.ipynb"), key=_attempt_number)
+        found = self._all_executed(task_id)
         if not found:
             raise NotFoundError(f"no attempt of task {task_id} has left a notebook yet")
         return found[-1].read_bytes()
+
+    def _all_executed(self, task_id: str) -> list[Path]:
+        return sorted(self._folder(task_id).glob("executed-*.ipynb"), key=_attempt_number)
 
     # ---- artifacts ----
 
@@ -207,9 +227,8 @@ class TaskFiles(LoggingConfigurable):
             stream = await asyncio.to_thread(self._target(artifact).open, "rb")
         except OSError as exc:
             raise NotFoundError(f"there is no artifact {artifact.path!r} of task {artifact.task}") from exc
-        with stream:
-            while chunk := await asyncio.to_thread(stream.read, _CHUNK_BYTES):
-                yield chunk
+        async for chunk in pieces(stream):
+            yield chunk
 
     async def forget(self, task_id: str) -> None:
         """Remove all files of a task, when there are any."""
@@ -278,6 +297,13 @@ class TaskFiles(LoggingConfigurable):
     def _check_size(self, what: str, size: int, most: int) -> None:
         if size > most:
             raise NoSpace(f"{what} is larger than the {most} bytes that are kept of it")
+
+
+async def pieces(stream: BinaryIO) -> AsyncGenerator[bytes, None]:
+    """Give what is in a file, piece by piece, and close it."""
+    with stream:
+        while chunk := await asyncio.to_thread(stream.read, _CHUNK_BYTES):
+            yield chunk
 
 
 def checked_path(path: str) -> PurePosixPath:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Any, ClassVar, get_args
+from collections.abc import AsyncGenerator
+from typing import Any, BinaryIO, ClassVar, get_args
 from urllib.parse import quote
 
 from tornado import iostream, web
@@ -21,6 +23,7 @@ from ..registry.hub_users import HubUsers
 from . import rules as task_rules
 from .book import TaskBook
 from .events import board_events, task_events
+from .files import pieces
 from .store import TaskFilter, Viewer
 from .tables import no_task
 
@@ -73,6 +76,19 @@ class BookHandler(RegistryHandler):
         if not acts_for(self.principal, agent):
             raise web.HTTPError(403, f"only {agent.name} and its owner may do this with its tasks")
         return task, agent
+
+    async def send(self, content: AsyncGenerator[bytes, None], first: bytes = b"") -> None:
+        """Finish with `content`, of which there is one piece in memory at a time, however slowly it is read."""
+        try:
+            self.write(first)
+            async for chunk in content:
+                await self.flush()
+                self.write(chunk)
+            await self.finish()
+        except iostream.StreamClosedError:
+            pass  # the client went away
+        finally:
+            await content.aclose()
 
     def text(self, name: str) -> str | None:
         """Return an argument of the query, or None where it is absent or empty.
@@ -252,15 +268,26 @@ class NotebookHandler(BookHandler):
         if which not in (None, *_WHICH):
             raise InvalidField("which", "submitted or executed", which)
         await self.seen_task(task_id)
+        stream = await self._open(task_id, which)
+        about = os.fstat(stream.fileno())
+        seal(self, f"{task_id}.ipynb", "application/x-ipynb+json")
+        self.set_header("Etag", f'"{about.st_ino:x}-{about.st_mtime_ns:x}-{about.st_size:x}"')
+        if self.check_etag_header():
+            stream.close()
+            self.set_status(304)
+            await self.finish()
+            return
+        self.set_header("Content-Length", about.st_size)
+        await self.send(pieces(stream))
+
+    async def _open(self, task_id: str, which: str | None) -> BinaryIO:
         files = self.book.files
         try:
-            found = await (files.notebook(task_id) if which == "submitted" else files.executed(task_id))
+            return await files.open_notebook(task_id, which or "executed")
         except NotFoundError:
             if which is not None:
                 raise
-            found = await files.notebook(task_id)
-        seal(self, f"{task_id}.ipynb", "application/x-ipynb+json")
-        await self.finish(found)
+            return await files.open_notebook(task_id, "submitted")
 
 
 class ArtifactHandler(BookHandler):
@@ -278,16 +305,7 @@ class ArtifactHandler(BookHandler):
         seal(self, path.rpartition("/")[2], "application/octet-stream")
         self.set_header("Content-Length", found.size_bytes)
         self.set_header("Etag", f'"{found.sha256}"')
-        try:
-            self.write(first)
-            async for chunk in content:
-                await self.flush()
-                self.write(chunk)
-            await self.finish()
-        except iostream.StreamClosedError:
-            pass  # the client went away
-        finally:
-            await content.aclose()
+        await self.send(content, first)
 
     async def _find(self, task_id: str, path: str, attempt: int | None) -> Artifact:
         kept = await self.book.artifacts(task_id)

@@ -50,6 +50,12 @@ class Site:
         async with self._session.post(url, data=io.BytesIO(body), headers=headers) as answer:
             return answer.status, await answer.json()
 
+    async def notebook(self, token: str, task: str, tag: str = "") -> tuple[int, str, bytes]:
+        """Return status, tag and content of the answer to who asks for a notebook, and may know the one of a tag."""
+        headers = {"Authorization": f"token {token}", "If-None-Match": tag}
+        async with self._session.get(f"{self.site.url}api/v1/tasks/{task}/notebook", headers=headers) as answer:
+            return answer.status, answer.headers["Etag"], await answer.read()
+
     async def begin(self, token: str | None, sent: int, declared: int) -> socket.socket:
         """Return a connection on which a part of a body has been sent."""
         where = urlsplit(self.site.url)
@@ -159,3 +165,26 @@ async def test_the_memory_of_a_child_is_bounded() -> None:
     bomb = b'{"notebook": {"cells": [' + b"{}," * (14 * MIB) + b"{}]}}"
     with pytest.raises(InvalidField, match="memory there is"):
         await intake.Intake().read(bomb, "bot")
+
+
+async def test_a_notebook_that_nobody_reads_fills_no_memory(site: Site) -> None:
+    """Its answer is sent piece by piece, as fast as it is read, and is whole and known again by its tag."""
+    token = site.hub.token("bot", SUBMIT, service="agents")
+    _, task = await site.post(token, task_of(11 * MIB))
+    where = urlsplit(f"{site.site.url}api/v1/tasks/{task['id']}/notebook")
+    head = f"GET {where.path} HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: token {token}\r\n\r\n".encode()
+    tracemalloc.start()
+    try:
+        held = []
+        for _ in range(4):
+            held.append(await asyncio.to_thread(socket.create_connection, (where.hostname, where.port)))
+            await asyncio.to_thread(held[-1].sendall, head)
+            assert (await asyncio.to_thread(held[-1].recv, 15)) == b"HTTP/1.1 200 OK"
+        assert tracemalloc.get_traced_memory()[0] < 12 * MIB
+    finally:
+        tracemalloc.stop()
+    for connection in held:
+        connection.close()
+    status, tag, kept = await site.notebook(token, task["id"])
+    assert (status, len(kept) > 11 * MIB) == (200, True)
+    assert await site.notebook(token, task["id"], tag) == (304, tag, b"")
