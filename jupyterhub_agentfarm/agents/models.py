@@ -88,6 +88,18 @@ def _check_text(text: str, where: str, most: int = _TEXT_CHARACTERS) -> None:
         raise InvalidField(where, f"at most {most} characters, none of them null", text)
 
 
+def check_user_name(name: str, where: str) -> None:
+    """Refuse what no user of the Hub can be called.
+
+    Raises
+    ------
+    InvalidField
+        It is a path, or has characters that do not print.
+    """
+    if "/" in name or name in (".", "..") or not name.isprintable():
+        raise InvalidField(where, "the name of a user, without slashes", name)
+
+
 # ---- agents -----------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +147,7 @@ class AgentRequest:
         """Refuse what no agent can be."""
         check_node_name(self.name)
         _check_text(self.description, "description", _DESCRIPTION_CHARACTERS)
+        check_user_name(self.owner, "owner")
         if self.expires_in_seconds is not None and not 0 < self.expires_in_seconds <= 10 * _YEAR_SECONDS:
             raise InvalidField("expires_in_seconds", "a number of seconds above 0, at most ten years, or null",
                                self.expires_in_seconds)  # fmt: skip
@@ -259,6 +272,7 @@ class HandOver:
         if not self.to:
             raise InvalidField("to", "the name of an agent or of a person", self.to)
         _check_text(self.to, "to")
+        check_user_name(self.to, "to")
         _check_text(self.note, "note", _DESCRIPTION_CHARACTERS)
 
 

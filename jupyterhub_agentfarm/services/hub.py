@@ -71,7 +71,7 @@ class HubClient:
 
     async def user(self, name: str) -> dict[str, Any]:
         """Return the model of a user, with its servers, the stopped ones included."""
-        _, model = await self.request("GET", f"/users/{quote(name)}?include_stopped_servers")
+        _, model = await self.request("GET", f"{_user_path(name)}?include_stopped_servers")
         return dict(model)
 
     async def start_server(self, user: str, server_name: str, options: dict[str, Any]) -> None:
@@ -126,4 +126,12 @@ async def close_shared_client() -> None:
 
 
 def _server_path(user: str, server_name: str) -> str:
-    return f"/users/{quote(user)}/servers/{quote(server_name)}" if server_name else f"/users/{quote(user)}/server"
+    path = _user_path(user)
+    return f"{path}/servers/{quote(server_name, safe='')}" if server_name else f"{path}/server"
+
+
+def _user_path(name: str) -> str:
+    """Return the path of a user; no name leads to another path of the API, but `.` and `..`, which nobody has."""
+    if name in ("", ".", ".."):
+        raise HubApiError("GET", "/users", 404, f"there is no user {name!r}")
+    return f"/users/{quote(name, safe='')}"

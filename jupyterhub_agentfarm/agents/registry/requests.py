@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...errors import InvalidField
-from ..models import Agent, AgentLimits, check_token_seconds
+from ..models import Agent, AgentLimits, check_token_seconds, check_user_name
 
 _REASON_CHARACTERS = 500
 
@@ -66,6 +66,7 @@ class AgentChange:
             raise InvalidField("description", "at most 2000 characters", self.description)
         if self.owner == "":
             raise InvalidField("owner", "a user of the Hub", self.owner)
+        check_user_name(self.owner or "", "owner")
         if self.expires_in_seconds is not None and not 0 <= self.expires_in_seconds <= 3660 * 86400.0:
             wanted = "a number of seconds, at most ten years, or 0 for never"
             raise InvalidField("expires_in_seconds", wanted, self.expires_in_seconds)

@@ -18,7 +18,8 @@ from waiting import eventually
 
 from jupyterhub_agentfarm.agents.access import MANAGE, READ, SUBMIT
 from jupyterhub_agentfarm.agents.client import AgentsClient
-from jupyterhub_agentfarm.agents.models import AgentLimits, Attempt
+from jupyterhub_agentfarm.agents.models import AgentLimits, AgentRequest, Attempt
+from jupyterhub_agentfarm.agents.registry.requests import AgentChange
 from jupyterhub_agentfarm.agents.tasks import intake as task_intake
 from jupyterhub_agentfarm.errors import AgentFarmError, ConflictError, InvalidField, NotFoundError
 
@@ -321,6 +322,17 @@ async def test_who_takes_a_task_over_is_held_to_its_own_limits(api: Api) -> None
     api.site.book.max_open = 1
     with pytest.raises(AgentFarmError, match="friend has 1 tasks that have not ended"):
         await friend.hand_over((await api.submit(project="sales"))["id"], "friend")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../services/agents", "ada/tokens", "a\nb"])
+async def test_a_name_is_no_path_at_the_hub(api: Api, name: str) -> None:
+    """A task is handed over to nobody of such a name, and no agent gets such an owner."""
+    task = await api.submit()
+    with pytest.raises(InvalidField, match="to must be"):
+        await api.client("bot").hand_over(task["id"], name)
+    for refused in (lambda: AgentRequest("x", owner=name), lambda: AgentChange(owner=name)):
+        with pytest.raises(InvalidField, match="owner must be"):
+            refused()
 
 
 async def test_a_scope_is_needed_to_submit(api: Api) -> None:
