@@ -88,7 +88,7 @@ class Source:
     def promised(self, node: Node) -> Promised:
         """Return leases on half of the GPUs, on average."""
         uuids = [gpu.uuid for gpu in node.telemetry.gpus if self.random.random() < 0.5]  # type: ignore[union-attr]
-        return Promised(frozenset(uuids), len(uuids), 4.0 * len(uuids), 16 * GIB * len(uuids))
+        return Promised(frozenset(uuids), 4.0 * len(uuids), 4.0 * len(uuids), 16 * GIB * len(uuids))
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def gpu_headroom(view: NodeView, request: PlacementRequest) -> float:
 def cpu(view: NodeView, request: PlacementRequest) -> float:
     """Prefer nodes whose cores are idle."""
     report = view.node.telemetry
-    return 0.0 if report is None else _clip(1 - _busy(report) - _unseen_cpus(view) / report.cpus)
+    return 0.0 if report is None else _clip(1 - _busy(report) - view.promised.unseen_spoken_cpus / report.cpus)
 
 
 def memory(view: NodeView, request: PlacementRequest) -> float:
@@ -49,7 +49,7 @@ def load(view: NodeView, request: PlacementRequest) -> float:
     report = view.node.telemetry
     if report is None:
         return 0.0
-    return 1 / (1 + (report.load1 + _unseen_cpus(view)) / report.cpus)
+    return 1 / (1 + (report.load1 + view.promised.unseen_spoken_cpus) / report.cpus)
 
 
 def spread(view: NodeView, request: PlacementRequest) -> float:
@@ -61,8 +61,8 @@ def spread(view: NodeView, request: PlacementRequest) -> float:
     report, promised = view.node.telemetry, view.promised
     if report is None:
         return 0.0
-    busy = _busy(report) + _unseen_cpus(view) / report.cpus
-    return 1 / (1 + max(busy, max(promised.cpus, promised.leases) / report.cpus))
+    busy = _busy(report) + view.promised.unseen_spoken_cpus / report.cpus
+    return 1 / (1 + max(busy, promised.spoken_cpus / report.cpus))
 
 
 SCORERS: Mapping[str, Scorer] = {
@@ -153,11 +153,6 @@ def _busy(report: Telemetry) -> float:
     """Return the share of the cores that was busy when the node reported."""
     busy = report.cpu_utilization_ratio
     return min(1.0, report.load1 / report.cpus) if busy is None else busy
-
-
-def _unseen_cpus(view: NodeView) -> float:
-    """Return the cores that new servers will use: one each, when nothing else is known."""
-    return max(view.promised.unseen_cpus, view.promised.unseen_leases)
 
 
 def _clip(value: float) -> float:

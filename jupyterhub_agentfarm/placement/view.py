@@ -15,13 +15,13 @@ class Promised:
 
     #: GPUs under a lease.
     gpus: frozenset[str] = frozenset()
-    #: Leases that hold something here.
-    leases: int = 0
+    #: Cores that are spoken for: what each lease was guaranteed, and one of each that was guaranteed less.
+    spoken_cpus: float = 0
     #: Sum of what all leases were guaranteed.
     cpus: float = 0
     memory_bytes: int = 0
     #: Of these, what was granted so lately that telemetry does not show it yet.
-    unseen_leases: int = 0
+    unseen_spoken_cpus: float = 0
     unseen_cpus: float = 0
     unseen_memory_bytes: int = 0
 
@@ -162,10 +162,14 @@ def promised(leases: Iterable[Lease], seen_until: float) -> Promised:
     unseen = [lease for lease in held if (lease.granted_at or 0) > seen_until]
     return Promised(
         gpus=frozenset(gpu for lease in held for gpu in lease.gpus),
-        leases=len(held),
+        spoken_cpus=_spoken_cpus(held),
         cpus=sum(lease.request.cpus for lease in held),
         memory_bytes=sum(lease.request.memory_bytes for lease in held),
-        unseen_leases=len(unseen),
+        unseen_spoken_cpus=_spoken_cpus(unseen),
         unseen_cpus=sum(lease.request.cpus for lease in unseen),
         unseen_memory_bytes=sum(lease.request.memory_bytes for lease in unseen),
     )
+
+
+def _spoken_cpus(leases: Iterable[Lease]) -> float:
+    return sum(max(1.0, lease.request.cpus) for lease in leases)

@@ -49,7 +49,7 @@ def test_gpus_are_picked_small_first() -> None:
 
 def test_weights() -> None:
     """A weight turns the choice; a wrong name or all zeros are refused with the option's name."""
-    views = [view("a", promised=Promised(leases=5)), view("b", report=telemetry(cpu_utilization_ratio=0.3))]
+    views = [view("a", promised=Promised(spoken_cpus=5)), view("b", report=telemetry(cpu_utilization_ratio=0.3))]
     assert PlacementPolicy(weights={"spread": 5}).decide(request(), views, Limits()).node == "b"
     assert PlacementPolicy(weights={"spread": 0}).decide(request(), views, Limits()).node == "a"
     with pytest.raises(TraitError, match=r"PlacementPolicy.weights must name scorers .*, not cpus"):
