@@ -23,8 +23,11 @@ from typing import Any
 from mcp.server import MCPServer
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
+from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from tornado import web
 from traitlets import Integer, List, Unicode
 from traitlets.config import Configurable, LoggingConfigurable
@@ -34,6 +37,7 @@ from ...services.asgi import AsgiApp, AsgiHandler
 from ...traitlets import Seconds
 from ..access import admit
 from ..jupyter.kernels import Kernels
+from .sessions import UserSessions
 from .tools.caller import Caller, ToolDesk
 from .tools.code import CodeTools
 from .tools.files import FileTools
@@ -72,6 +76,12 @@ class McpEndpoint(LoggingConfigurable):
         help="Sessions of clients older than protocol version 2026-07-28 that are open at a time; more are told to "
         "come back later (503).",
     ).tag(config=True)
+    max_user_sessions = Integer(
+        32,
+        min=1,
+        help="How many of them one user may have; more are refused (429). Larger lets one agent take more of what "
+        "all have.",
+    ).tag(config=True)
     session_timeout = Seconds(
         1800, help="A session without a request for so long ends, in seconds; its client opens another one."
     ).tag(config=True)
@@ -80,6 +90,7 @@ class McpEndpoint(LoggingConfigurable):
         super().__init__(**options)
         self.kernels = Kernels(parent=self)
         self.desk = ToolDesk(self.kernels, runtime_dir, parent=self)
+        self.sessions = UserSessions(self.max_user_sessions, self.session_timeout)
         self._manager: StreamableHTTPSessionManager | None = None
         self._ending = asyncio.Event()
         self._served: asyncio.Task[None] | None = None
@@ -160,6 +171,23 @@ class McpHandler(AsgiHandler):
             raise web.HTTPError(403, "the tools act as a Hub user: send a token of one")
         self.caller = Caller(self.principal, match[1], self._gone)
 
+    async def _call(self) -> None:
+        name, endpoint = self.request.headers.get(MCP_SESSION_ID_HEADER), self._endpoint
+        if name is None and not self._may_open():
+            await super()._call()
+            return
+        user = self.principal.name
+        with endpoint.sessions.opening(user) if name is None else endpoint.sessions.using(name, user) as use:
+            await super()._call()
+            status, ends = self.get_status(), self.request.method == "DELETE"
+            use.opened = self._headers.get(MCP_SESSION_ID_HEADER, "") if status < 400 else ""
+            use.ended = status == 404 or (ends and status < 400)
+
+    def _may_open(self) -> bool:
+        """Whether the request is of a protocol version that has sessions."""
+        version = self.request.headers.get(MCP_PROTOCOL_VERSION_HEADER)
+        return version is None or version in HANDSHAKE_PROTOCOL_VERSIONS
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer an error as JSON; to somebody unknown, with how to make oneself known."""
         if status_code == 401:
@@ -168,8 +196,12 @@ class McpHandler(AsgiHandler):
 
     def asgi_app(self) -> AsgiApp:
         """Return the session manager."""
+        return self._endpoint.asgi_app
+
+    @property
+    def _endpoint(self) -> McpEndpoint:
         endpoint: McpEndpoint = self.service.mcp
-        return endpoint.asgi_app
+        return endpoint
 
     def asgi_scope(self) -> Mapping[str, Any]:
         """Say who asks: to the SDK, which keeps sessions apart by it, and to the tools."""

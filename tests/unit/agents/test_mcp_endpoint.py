@@ -14,6 +14,7 @@ import pytest
 from hub_double import HubDouble, hub_double
 from mcp_client import mcp_session, text_of
 from traitlets.config import Config
+from waiting import eventually
 
 from jupyterhub_agentfarm.agents.mcp import server as mcp_server
 from jupyterhub_agentfarm.agents.mcp.server import McpEndpoint
@@ -62,6 +63,19 @@ class Site:
         headers |= {"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"}
         async with self._session.post(self.url, json=INITIALIZE, headers=headers) as answer:
             return answer.status, await answer.text()
+
+    async def open_session(self, token: str) -> tuple[int, str]:
+        """Return status and name of a session, or what is said instead."""
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"}
+        async with self._session.post(self.url, json=INITIALIZE, headers=headers) as answer:
+            text = await answer.text()
+            return answer.status, answer.headers.get("Mcp-Session-Id") or json.loads(text)["message"]
+
+    async def end_session(self, token: str, name: str) -> int:
+        """Return the status of the answer to a client that ends a session."""
+        headers = {"Authorization": f"Bearer {token}", "Mcp-Session-Id": name}
+        async with self._session.delete(self.url, headers=headers) as answer:
+            return answer.status
 
 
 @pytest.fixture
@@ -119,6 +133,35 @@ async def test_sessions_are_bounded(make_site: Any) -> None:
     site = await make_site(max_sessions=2)
     token = site.hub.token("ada", service="agents")
     assert [(await site.initialize(token))[0] for _ in range(3)] == [200, 200, 503]
+
+
+async def test_the_sessions_of_one_user_are_bounded(make_site: Any) -> None:
+    """One user takes nothing from others; one that is ended makes room; requests without one are not counted."""
+    site = await make_site(max_user_sessions=2)
+    ada, bob = (site.hub.token(name, service="agents") for name in ("ada", "bob"))
+    async with mcp_session(site.url, ada) as mcp:
+        await mcp.client.list_tools()
+    opened = [await site.open_session(ada) for _ in range(3)]
+    assert [status for status, _ in opened] == [200, 200, 429]
+    assert "you have 2 MCP sessions open" in opened[2][1]
+    assert (await site.open_session(bob))[0] == 200
+    assert await site.end_session(bob, opened[0][1]) == 404
+    assert (await site.open_session(ada))[0] == 429, "another user ended nothing"
+    assert await site.end_session(ada, opened[0][1]) == 200
+    assert (await site.open_session(ada))[0] == 200
+
+
+async def test_idle_sessions_of_a_user_make_room(make_site: Any) -> None:
+    """A session that the SDK has ended because nobody used it counts no longer."""
+    site = await make_site(max_user_sessions=1, session_timeout=0.2)
+    token = site.hub.token("ada", service="agents")
+    assert (await site.open_session(token))[0] == 200
+    assert (await site.open_session(token))[0] == 429
+
+    async def has_room() -> bool:
+        return bool((await site.open_session(token))[0] == 200)
+
+    await eventually(has_room, "the idle one is forgotten", interval=0.1)
 
 
 async def test_a_fault_of_ours_shows_no_detail(make_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
