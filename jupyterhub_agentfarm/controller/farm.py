@@ -85,7 +85,7 @@ class Farm(LoggingConfigurable):
         self.owners = OwnerLimitBook()
         self.placement = Placement(self.policy, self.book, owners=self.owners)
         self.owner_limits = OwnerLimitKeeper(database, self.owners, self.placement, self.book)
-        self.servers = Servers(self.inventory, self.book, self.placement, self.log)
+        self.servers = Servers(self.inventory, self.book, self.placement, self.owners, self.log)
         self.usage = UsageReport(self.book, self.policy, self.owners)
         self._reconciler = Reconciler(self)
         self.inventory.follow(self._node_event)

@@ -6,7 +6,10 @@ import dataclasses
 import ipaddress
 
 from ..isolation import Isolation
-from ..models import LaunchOrder, LaunchSpec, Lease, NodeSpec
+from ..models import LaunchOrder, LaunchSpec, Lease, NodeSpec, OwnerLimits
+
+#: Tells a server the names of the kernels that its owner may use; see :mod:`..server.allowed_kernels`.
+KERNELS_VARIABLE = "AGENTFARM_KERNELS"
 
 
 def is_loopback(host: str) -> bool:
@@ -52,6 +55,13 @@ def _in_image(isolation: Isolation, command: list[str]) -> list[str]:
         return command
     alone = ["--rm", "--network=none", "--cap-drop=ALL", "--pull=never", "--log-driver=none", "--entrypoint="]
     return [isolation.engine, "run", *alone, isolation.image, *command]
+
+
+def limited_order(order: LaunchOrder, limits: OwnerLimits) -> LaunchOrder:
+    """Return the order for a server that starts only the kernels that its owner may use."""
+    if not limits.kernels:
+        return order
+    return dataclasses.replace(order, environment={**order.environment, KERNELS_VARIABLE: ",".join(limits.kernels)})
 
 
 def launch_spec(

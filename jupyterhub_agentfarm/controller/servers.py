@@ -16,8 +16,8 @@ from ..errors import AgentFarmError, ConflictError, NotFoundError, ServerDied, T
 from ..inventory import Inventory
 from ..logs import LogLine, about
 from ..models import LaunchOrder, Lease, LeaseEnd, LeaseState, ServerStatus
-from ..placement import LeaseBook, Placement
-from .launching import launch_spec
+from ..placement import LeaseBook, OwnerLimitBook, Placement
+from .launching import launch_spec, limited_order
 
 #: States in which something may be on the node.
 GRANTED: tuple[LeaseState, ...] = ("granted",)
@@ -47,6 +47,8 @@ class Servers:
         Their leases.
     placement
         Where requests wait that have no server yet.
+    owners
+        What their owners may use.
     log
         Where a stop that has to wait is written.
     """
@@ -56,11 +58,13 @@ class Servers:
         inventory: Inventory,
         book: LeaseBook,
         placement: Placement,
+        owners: OwnerLimitBook,
         log: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
         self._inventory = inventory
         self._book = book
         self._placement = placement
+        self._owners = owners
         self._log = log
         self._locks: dict[str, _Lock] = {}
 
@@ -84,6 +88,7 @@ class Servers:
                 raise ConflictError(f"lease {lease_id} is {lease.state}, it cannot be launched: {lease.detail}")
             link = self._inventory.link(lease.node)
             node = self._inventory.node(lease.node).spec
+            order = limited_order(order, self._owners.of(lease.owner))
             spec = launch_spec(lease, order, node, self._inventory.isolation_of(node), link.peer_address)
             status = await link.client.launch(spec)
             return await self._launched(lease, status, order)

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from jupyter_server.gateway.gateway_client import GatewayClient
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from jupyterhub.singleuser.extension import JupyterHubSingleUser
 from traitlets import default
@@ -13,6 +14,7 @@ from traitlets.config import Config
 
 from jupyterhub_agentfarm.errors import InvalidField
 
+from .allowed_kernels import allowed_kernels, limited, starting_only
 from .inherited import InheritedSocketApp, take_socket
 from .websocket import NoDelayWebsocketConnection
 
@@ -42,6 +44,19 @@ class FarmServerApp(InheritedSocketApp):
         """
         self.update_config(Config(DEFAULTS))
         super().load_config_file(*args, **kwargs)
+
+    def init_configurables(self) -> None:
+        """Make the server's parts; they start only kernels that the server's owner may use, whatever is configured."""
+        allowed = allowed_kernels()
+        self.gateway_config = GatewayClient.instance(parent=self)  # which the default of the class looks at
+        if allowed and not self.gateway_config.gateway_enabled:  # the kernels of a gateway are not of this farm
+            self.kernel_spec_manager_class = limited(self.kernel_spec_manager_class, allowed)
+            self.kernel_manager_class = starting_only(self.kernel_manager_class, allowed)
+        super().init_configurables()
+        if allowed and self.kernel_manager.default_kernel_name.lower() not in allowed:
+            assert self.kernel_spec_manager is not None
+            found = self.kernel_spec_manager.find_kernel_specs()
+            self.kernel_manager.default_kernel_name = next((name for name in allowed if name in found), allowed[0])
 
     def init_webapp(self) -> None:
         """Make the web application, and have it name the lease."""

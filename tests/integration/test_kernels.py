@@ -42,6 +42,9 @@ NOTEBOOK: dict[str, Any] = {
     "nbformat_minor": 5,
 }
 
+#: What JupyterLab asks a server for to open a notebook in R.
+R_SESSION = {"path": "a.ipynb", "name": "", "type": "notebook", "kernel": {"name": "ir"}}
+
 
 def server_python(node: SSHNode, *, hidden: bool) -> str:
     """Return a program for a node's servers: Python that says in its environment which node it is.
@@ -129,13 +132,18 @@ async def test_a_kernel_that_no_node_has(hub: HubProcess) -> None:
 
 
 async def test_an_owners_limits_hold_at_the_hub(hub: HubProcess) -> None:
-    """Who starts a server straight at the Hub is held to the limits that the controller was told of."""
+    """Who starts a server straight at the Hub is held to the limits that the controller was told of, in it too."""
     await hub.add_user("helper")
     await hub.farm.set_owner_limits("helper", OwnerLimits(servers=1, kernels=("python3",)))
     status, body = await hub.api("POST", "/users/helper/servers/r", {"kernel": "ir"})
     assert status == 409, body
     assert "helper may not use the kernel ir, only python3." in body["message"]
-    await hub.start_server("helper", {"kernel": "python3"}, "one")
+    await hub.start_server("helper", {"node": "rnode"}, "one")
+    base = f"{hub.url}/user/helper/one/api/"
+    async with hub.http.post(f"{base}sessions", json=R_SESSION, headers=hub.headers()) as answer:
+        assert answer.status == 501, await answer.text()
+    async with hub.http.get(f"{base}kernelspecs", headers=hub.headers()) as answer:
+        assert list((await answer.json())["kernelspecs"]) == ["python3"]
     assert await hub.request_server("helper", {}, "two") == 202
     (waits,) = [lease for lease in await hub.farm.leases() if lease.server_name == "two"]
     assert waits.detail.startswith("plain: helper may have 1 server and has 1")

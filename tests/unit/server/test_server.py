@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,25 +93,34 @@ def environment(hub: str, home: Path, sock: socket.socket) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-async def served(hub: str, tmp_path: Path) -> AsyncIterator[Served]:
-    """A server on a socket that it inherited."""
-    log_path = tmp_path / "server.log"
+@asynccontextmanager
+async def serving(hub: str, folder: Path, **variables: str) -> AsyncIterator[Served]:
+    """Run a server on a socket that it inherits."""
+    log_path = folder / "server.log"
     with socket.create_server(("127.0.0.1", 0)) as sock, log_path.open("wb") as log:
         port = sock.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "jupyterhub_agentfarm.server", "--allow-root"),
-            env=environment(hub, tmp_path, sock),
+            env=environment(hub, folder, sock) | variables,
             pass_fds=(sock.fileno(),),
-            cwd=tmp_path,
+            cwd=folder,
             stdout=log,
             stderr=log,
         )
-    yield Served(process, port, log_path)
-    if process.returncode is None:
-        process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(20):
-        await process.wait()
+    try:
+        yield Served(process, port, log_path)
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            await process.wait()
+
+
+@pytest.fixture
+async def served(hub: str, tmp_path: Path) -> AsyncIterator[Served]:
+    """A server on a socket that it inherited."""
+    async with serving(hub, tmp_path) as made:
+        yield made
 
 
 async def answer(served: Served, path: str, **headers: str) -> httpx.Response:
@@ -195,3 +205,39 @@ async def test_without_an_inherited_socket_it_binds_the_port_itself(hub: str, tm
     process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(20):
         await process.wait()
+
+
+async def test_only_the_kernels_that_the_owner_may_use(hub: str, tmp_path: Path) -> None:
+    """Others are neither shown nor started by name, session or run, whatever the user's configuration says."""
+    folder = tmp_path / "share" / "kernels" / "mine"
+    folder.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Mine", "language": "python"}))
+    (tmp_path / "config").mkdir()
+    own = 'c.KernelSpecManager.allowed_kernelspecs = {"mine", "python3"}\n'
+    (tmp_path / "config" / "jupyter_server_config.py").write_text(own)
+    variables = {"JUPYTER_PATH": str(tmp_path / "share"), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    async with (
+        serving(hub, tmp_path, AGENTFARM_KERNELS="ir,Mine", **variables) as served,
+        httpx.AsyncClient(timeout=40, headers={"Authorization": f"token {TOKEN}"}) as client,
+    ):
+        api = f"http://{served.url}api/"
+        shown = (await client.get(f"{api}kernelspecs")).json()
+        assert (shown["default"], list(shown["kernelspecs"])) == ("mine", ["mine"])
+        assert (await client.get(f"{api}kernelspecs/python3")).status_code == 404
+        assert (await client.post(f"{api}kernels", json={"name": "python3"})).status_code >= 400
+        session = {"path": "a.ipynb", "type": "notebook", "name": "", "kernel": {"name": "Python3"}}
+        assert (await client.post(f"{api}sessions", json=session)).status_code == 501
+        kernelspec = {"name": "python3", "display_name": "Python"}
+        notebook = {"cells": [], "metadata": {"kernelspec": kernelspec}, "nbformat": 4, "nbformat_minor": 5}
+        runs = f"http://{served.url}agentfarm/api/v1/runs"
+        run = f"{runs}/{(await client.post(runs, json={'notebook': notebook})).json()['id']}"
+
+        async def refused() -> bool:
+            return (await client.get(run)).json()["reason"] == "kernel_not_found"
+
+        await eventually(refused, "the run ended", timeout=40)
+        assert (await client.get(f"{api}kernels")).json() == []
+        started = await client.post(f"{api}kernels", json={})
+        assert (started.status_code, started.json()["name"]) == (201, "mine")
+        await _ask_kernel_info(served, started.json()["id"], {"Authorization": f"token {TOKEN}"})
