@@ -125,6 +125,13 @@ class TookTooLong(AgentFarmError):
     http_status = 504
 
 
+class AnswerTooLong(AgentFarmError):
+    """There is more than can be answered: ask for less."""
+
+    reason = "answer_too_long"
+    http_status = 502
+
+
 def _within_bounds(result: CallToolResult) -> CallToolResult:
     """Return a result that MCP clients take: without its data where it would be too long with it."""
     size = len(json.dumps(result.structured_content))

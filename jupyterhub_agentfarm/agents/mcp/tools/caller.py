@@ -26,7 +26,7 @@ from ....services.tls import HubConnections
 from ....tasks import OwnedTasks
 from ...jupyter.kernels import Kernels
 from ...jupyter.server_api import JupyterServer
-from .answers import ServiceRefused
+from .answers import AnswerTooLong, ServiceRefused
 
 Ctx = Context[Any, Any]
 
@@ -34,6 +34,10 @@ Ctx = Context[Any, Any]
 _MAX_KEPT = 200
 _SERVICE = "agents"
 _SERVICE_SECONDS = 60.0
+#: Longer answers of the service are not read: their JSON would keep the interpreter busy for long.
+MAX_ANSWER_BYTES = 8 * 2**20
+#: Longer answers are read on a thread.
+_SMALL_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True)
@@ -158,13 +162,15 @@ class ToolDesk(LoggingConfigurable):
         ------
         ServiceRefused
             It refused, with its message and reason.
+        AnswerTooLong
+            There is more than is read here.
         """
         try:
             async with self._request(caller, method, path, json=body, params=query) as response:
-                text = await response.text()
+                content = await _bounded(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise FarmUnavailable("the agents service does not answer itself: try again") from exc
-        data = json.loads(text) if "json" in response.content_type else {}
+        data = await _decoded(content) if "json" in response.content_type else {}
         if response.status >= 400:
             raise ServiceRefused(data, response.status)
         return data
@@ -187,6 +193,21 @@ class ToolDesk(LoggingConfigurable):
         certificates = self._connections.context(local.find_certs_dir(self._runtime_dir, _SERVICE))
         headers = {"Authorization": f"token {caller.token}"}
         return self._session.request(method, url, headers=headers, ssl=certificates, **options)
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    """Return what is answered; a longer answer ends the connection."""
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > MAX_ANSWER_BYTES:
+            response.close()
+            raise AnswerTooLong(f"the answer is longer than the {MAX_ANSWER_BYTES:,} bytes that are read here")
+    return bytes(content)
+
+
+async def _decoded(content: bytes) -> Any:
+    return json.loads(content) if len(content) <= _SMALL_BYTES else await asyncio.to_thread(json.loads, content)
 
 
 def check_server_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ....errors import InvalidField
 from ...jupyter.outputs import BoundedText, folded, text_of
-from .answers import Tools, answer, tool
+from .answers import AnswerTooLong, Tools, answer, tool
 from .caller import Caller, Ctx, ToolDesk, caller_of
 from .resources import Resources
 
@@ -142,7 +143,14 @@ def _attempt(attempt: dict[str, Any]) -> dict[str, Any]:
 
 async def _output(desk: ToolDesk, caller: Caller, task_id: str) -> str:
     """Return what the notebook of a task has shown so far."""
-    notebook = await desk.service(caller, "GET", f"tasks/{task_id}/notebook")
+    try:
+        notebook = await desk.service(caller, "GET", f"tasks/{task_id}/notebook")
+    except AnswerTooLong as exc:
+        return f"[not shown: the notebook is too large ({exc.message}); its page in the browser shows it]"
+    return await asyncio.to_thread(_text_of, notebook)
+
+
+def _text_of(notebook: dict[str, Any]) -> str:
     shown = BoundedText(_MAX_OUTPUT)
     for number, cell in enumerate(notebook.get("cells", ())):
         text = "".join(_shown(output) for output in cell.get("outputs", ()))
