@@ -40,6 +40,8 @@ _TASKS, _TASKS_OF_EACH = 2000, 20
 _PAUSE_SECONDS, _TICK_SECONDS = 0.02, 2.0
 #: Of so many tasks it is kept what they need.
 _MOST_KEPT = 10_000
+#: After these the next attempt is not made in another server on the same node.
+_LOST: frozenset[TaskReason] = frozenset({"node_lost", "server_lost", "kernel_died"})
 
 
 class Agents(Protocol):
@@ -102,6 +104,8 @@ class Dispatcher(LoggingConfigurable):
         self._ended: dict[str, Task] = {}
         self._kernels: dict[str, str] = {}
         self._wanted: dict[str, tuple[UserOptions, str]] = {}
+        #: The nodes on which the last attempts of tasks were lost.
+        self._lost_on: dict[str, str | None] = {}
         self._owned = OwnedTasks(self.log)
         #: Who is told of attempts.
         self.observers: list[Observer] = []
@@ -166,6 +170,7 @@ class Dispatcher(LoggingConfigurable):
         of_each = max(_TASKS_OF_EACH, _TASKS // max(1, len(agents)))
         tasks = {task.id: task for task in await self._book.available(of_each)}
         chooser = Chooser(Bounds(self.max_executing, self.max_waiting), agents)
+        self._carriers.warm.look(self._farm.leases.values(), self._farm.nodes)
         standing, room = self._standing(), self._room(agents)
         self._give_up_warm(chooser, tasks.values(), standing)
         while tasks and (best := await self._best(chooser, tasks.values(), standing, room)) is not None:
@@ -215,8 +220,16 @@ class Dispatcher(LoggingConfigurable):
             del self._going[carrier.task.id]
             self._news.changed.set()
         if ended is not None:
+            self._note_loss(carrier.attempt, ended[1])
             for observer in self.observers:
                 observer.ended(*ended)
+
+    def _note_loss(self, attempt: Attempt, outcome: TaskReason) -> None:
+        if len(self._lost_on) >= _MOST_KEPT:
+            self._lost_on.clear()
+        self._lost_on.pop(attempt.task, None)
+        if outcome in _LOST:
+            self._lost_on[attempt.task] = attempt.node
 
     # ---- what is known ----
 
@@ -259,7 +272,8 @@ class Dispatcher(LoggingConfigurable):
 
     def _asked(self, task: Task) -> Asked:
         options, needs = self._wanted.get(task.id) or self._want(task)
-        return Asked(task, options, needs, self._carriers.warm.find(task.agent, options))
+        warm = self._carriers.warm.find(task.agent, options, avoid=self._lost_on.get(task.id))
+        return Asked(task, options, needs, warm)
 
     def _want(self, task: Task) -> tuple[UserOptions, str]:
         """Return options and needs, which are kept until the kernel is known."""

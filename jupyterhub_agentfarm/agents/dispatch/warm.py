@@ -1,12 +1,14 @@
 """Servers that wait for their agent's next task, so that it begins without a start.
 
-A warm server is given up when its time is over, when somebody waits in the controller's line for what it may hold, and
-when its agent's limits keep another task back.
+A warm server is given up when its time is over, when somebody waits in the controller's line for what it may hold,
+when its agent's limits keep another task back, and when its lease ends or its node takes no servers any more: a task is
+not begun on a node that is down, cordoned or drained.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,6 +59,8 @@ class WarmServers(LoggingConfigurable):
         super().__init__(**options)
         self._servers = servers
         self._warm: dict[tuple[str, str], Warm] = {}
+        #: The nodes of those that may be used now.
+        self._nodes: dict[tuple[str, str], str] = {}
 
     def __iter__(self) -> Any:
         """Give the servers that wait, the oldest first."""
@@ -67,6 +71,7 @@ class WarmServers(LoggingConfigurable):
         for warm in self._warm.values():
             warm.timer.cancel()
         self._warm.clear()
+        self._nodes.clear()
 
     def keep(self, agent: str, name: str, options: UserOptions) -> None:
         """Have a server wait, or end where there are enough."""
@@ -76,13 +81,38 @@ class WarmServers(LoggingConfigurable):
         timer = asyncio.get_running_loop().call_later(self.keep_warm, self.drop, agent, name)
         self._warm[agent, name] = Warm(agent, name, options, timer)
 
-    def find(self, agent: str, options: UserOptions) -> str | None:
-        """Return the name of a server of the agent that was started with these options."""
-        fitting = (warm.name for warm in self._warm.values() if (warm.agent, warm.options) == (agent, options))
-        return next(fitting, None)
+    def look(self, leases: Iterable[Mapping[str, Any]], nodes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take how the farm is: end what waits in vain, and know what may be used until the next look.
+
+        Parameters
+        ----------
+        leases, nodes
+            As the controller tells them.
+        """
+        known = {(lease["owner"], lease["server_name"]): lease for lease in leases}
+        self._nodes.clear()
+        for server in list(self._warm):
+            lease = known.get(server)
+            node = nodes.get(lease["node"] or "") if lease is not None else None
+            if lease is None or node is None or not node["eligible"] or lease["state"] not in ("granted", "running"):
+                self.drop(*server)
+            elif lease["state"] == "running":
+                self._nodes[server] = lease["node"]
+
+    def find(self, agent: str, options: UserOptions, avoid: str | None = None) -> str | None:
+        """Return the name of a server of the agent that was started with these options, and that may be used.
+
+        Parameters
+        ----------
+        avoid
+            A node: its servers will not do.
+        """
+        usable = (self._warm[server] for server, node in self._nodes.items() if node != avoid)
+        return next((warm.name for warm in usable if (warm.agent, warm.options) == (agent, options)), None)
 
     def take(self, agent: str, name: str) -> None:
         """Have a server wait no more, because a task uses it."""
+        self._nodes.pop((agent, name), None)
         warm = self._warm.pop((agent, name), None)
         if warm is not None:
             warm.timer.cancel()

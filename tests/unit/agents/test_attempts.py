@@ -24,7 +24,7 @@ from jupyterhub_agentfarm.agents.tasks.states import OUTCOMES
 from jupyterhub_agentfarm.controller.views import node_view
 from jupyterhub_agentfarm.errors import HubApiError, InvalidField
 from jupyterhub_agentfarm.metrics import AGENT_STATES, ATTEMPT_OUTCOMES, TASK_ENDS, TASK_STATES
-from jupyterhub_agentfarm.models import Lease, UserOptions
+from jupyterhub_agentfarm.models import Lease, Mark, UserOptions
 from jupyterhub_agentfarm.records import to_json
 from jupyterhub_agentfarm.runs.client import RunRefused
 from jupyterhub_agentfarm.runs.models import CellError, Run
@@ -264,6 +264,10 @@ async def test_warm_servers() -> None:
     for number in range(3):
         warm.keep("a", f"s{number}", UserOptions(gpus=number))
     assert stops.stopped == ["a/s2"]
+    assert warm.find("a", UserOptions(gpus=1)) is None, "nobody knows whether it lives"
+    nodes = {"n1": node_view(node("n1"), (), lambda _: True)}
+    warm.look([to_json(replace(LEASE, owner="a", server_name=f"s{number}")) for number in range(2)], nodes)
+    assert warm.find("a", UserOptions(gpus=1), avoid="n1") is None
     assert warm.find("a", UserOptions(gpus=1)) == "s1"
     assert warm.find("b", UserOptions(gpus=1)) is None
     assert warm.find("a", UserOptions()) == "s0"
@@ -277,6 +281,23 @@ async def test_warm_servers() -> None:
     warm.drop_of(None)
     assert stops.stopped[-1] == "b/t"
     await warm.aclose()
+
+
+@pytest.mark.parametrize(
+    "change", [{"state": "unreachable"}, {"state": "down"}, {"cordon": Mark("a rest", 0.0, "ada")}, None]
+)
+async def test_warm_servers_on_nodes_that_take_nothing_are_given_up(change: Any) -> None:
+    """A server whose lease ended, or whose node died or is to take nothing more, waits for no task."""
+    stops = Stops()
+    warm = WarmServers(stops)
+    warm.keep("bot", "task-1", UserOptions())
+    nodes = {"n1": node_view(node("n1"), (), lambda _: True)}
+    warm.look([to_json(LEASE)], nodes)
+    assert warm.find("bot", UserOptions()) == "task-1"
+    if change is not None:
+        nodes["n1"] = node_view(node("n1", **change), (), lambda _: True)
+    warm.look([to_json(LEASE)] if change is not None else [], nodes)
+    assert (warm.find("bot", UserOptions()), stops.stopped) == (None, ["bot/task-1"])
 
 
 async def test_without_warmth_each_server_ends() -> None:

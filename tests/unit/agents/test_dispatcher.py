@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from agents_site import make_agent
 from jupyter_server_process import notebook
-from node_records import node
+from node_records import node, request
 from waiting import eventually
 
 from jupyterhub_agentfarm.agents.dispatch.carrier import Carried
@@ -22,10 +22,12 @@ from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
 from jupyterhub_agentfarm.agents.dispatch.servers import TaskServers
 from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
 from jupyterhub_agentfarm.agents.metrics import TaskMetrics
-from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskReason, TaskRequest
+from jupyterhub_agentfarm.agents.models import AgentLimits, Attempt, Task, TaskReason, TaskRequest
 from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.controller.views import node_view
 from jupyterhub_agentfarm.inventory.database import Database
+from jupyterhub_agentfarm.models import Lease, UserOptions
+from jupyterhub_agentfarm.records import to_json
 
 NOTEBOOK = json.dumps(notebook("1", kernelspec={"name": "ir", "display_name": "R"})).encode()
 
@@ -64,7 +66,7 @@ class World:
 
     def make(self, **options: Any) -> Dispatcher:
         """Return a dispatcher."""
-        servers = TaskServers(SimpleNamespace(user=self._user), cpus=1)  # type: ignore[arg-type]
+        servers = TaskServers(SimpleNamespace(user=self._user, server=self._server), cpus=1)  # type: ignore[arg-type]
         parts = SimpleNamespace(servers=servers, warm=WarmServers(servers), make=self._carrier)
         made = Dispatcher(self.book, self, parts, self.farm, self.news, **options)  # type: ignore[arg-type]
         made.observers.append(self.metrics)
@@ -72,7 +74,7 @@ class World:
 
     def agents(self) -> list[Any]:
         """Return all agents."""
-        return [make_agent("bot"), make_agent("idle")]
+        return [make_agent("bot", limits=AgentLimits(servers=8)), make_agent("idle")]
 
     def is_active(self, name: str) -> bool:
         """Whether an agent may have tasks executed."""
@@ -80,6 +82,9 @@ class World:
 
     async def _user(self, _name: str) -> dict[str, Any]:
         return {"servers": {}}
+
+    async def _server(self, _agent: str, _name: str) -> None:
+        """Say that there is none."""
 
     def _carrier(self, carried: Carried, attempt: Attempt) -> Carrier:
         self.carriers.append(Carrier(carried, attempt, self.book))
@@ -197,6 +202,31 @@ async def test_due_tasks_begin_in_time(world: World) -> None:
     await world.submit(not_before_at=later)
     third = await world.begun(3)
     assert third.attempt.started_at >= later
+
+
+async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -> None:
+    """A server that waits takes the next task, but neither where the node died nor where this task was lost."""
+    options = world.dispatcher._carriers.servers.options(UserOptions(), "")
+    warm = world.dispatcher._carriers.warm
+    for name in ("first", "second"):
+        lease = Lease(name, "bot", name, "running", 1, request("bot", name), 0.0, "n1")
+        world.farm.leases[name] = to_json(lease)
+        warm.keep("bot", name, options)
+    await world.dispatcher.open()
+    await world.submit(content=None)
+    lost = await world.begun(1)
+    assert lost.attempt.server_name == "first"
+    lost.attempt = await world.book.note(lost.attempt, node="n1")
+    lost.end("server_lost")
+    again = await world.begun(2)
+    assert again.attempt.server_name not in ("first", "second"), "that one is on the node of the last attempt"
+    await world.submit(content=None)
+    assert (await world.begun(3)).attempt.server_name == "second"
+    warm.keep("bot", "first", options)
+    world.farm.nodes["n1"] = node_view(node("n1", state="unreachable"), (), lambda _lease: True)
+    await world.submit(content=None)
+    assert (await world.begun(4)).attempt.server_name not in ("first", "second")
+    assert list(warm) == []
 
 
 @pytest.mark.parametrize(
