@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...errors import (
     AgentFarmError,
     ConflictError,
+    FarmUnavailable,
     Fenced,
     HubApiError,
     InvalidField,
@@ -143,12 +144,18 @@ class Carrier:
             except Over as over:
                 return over.outcome
             except StartFailed as exc:
-                return Outcome(exc.outcome, exc.message)
+                return Outcome(self._ended_with_its_agent() or exc.outcome, exc.message)
             except AnswerTooLong as exc:
                 return Outcome("output_lost", exc.message)
             except RunFailed as exc:
                 return Outcome("internal", exc.message)
         return Outcome("internal", f"the agents service failed, see its log: {edge.fault}")
+
+    def _ended_with_its_agent(self) -> TaskReason | None:
+        """Return the reason where the attempt is to end, or its agent may do nothing more: both make starts fail."""
+        if self._ending.done():
+            return self._ending.result()
+        return self._parts.inactive(self.attempt.agent)
 
     async def _phases(self) -> Outcome:
         if self.attempt.phase == "starting":
@@ -241,7 +248,16 @@ class Carrier:
             pause = min(pause * 1.5, self._parts.poll_interval)
 
     async def _note(self, **changes: Any) -> None:
-        self.attempt = await self._book.note(self.attempt, **changes)
+        """Write down what became known; a database that is away is waited for."""
+        said = False
+        while True:
+            try:
+                self.attempt = await self._book.note(self.attempt, **changes)
+                return
+            except (FarmUnavailable, NoSpace) as exc:
+                log.log(logging.DEBUG if said else logging.WARNING, "%s waits: %s", self.attempt.key, exc.message)
+                said = True
+            await asyncio.sleep(self._parts.retry_interval)
 
     # ---- the server ----
 
@@ -272,6 +288,8 @@ class Carrier:
                 unready_at = self._bear(exc, self._heard() if unready_at is None else unready_at)
             except NodeUnreachable:
                 unready_at = None
+            except FarmUnavailable:  # the database, where what the server gave is to be kept
+                self._heard()
             except RunRefused as exc:
                 tokens += 1
                 if exc.status != 403 or tokens > _MOST_TOKENS:
@@ -327,8 +345,9 @@ class Carrier:
         """End the run, and keep what there is of it: in `cancel_timeout`, and no later."""
         sound = False
         if self.attempt.run_id is not None:
-            with contextlib.suppress(
-                TimeoutError, NodeUnreachable, HubApiError, ConflictError, RunRefused, NoSpace, Over
+            with (
+                Edge(log, f"what {self.attempt.key} left is not kept"),
+                contextlib.suppress(TimeoutError, AgentFarmError, Over),
             ):
                 async with asyncio.timeout(self._parts.cancel_timeout):
                     await self._runs.cancel(self.attempt.run_id)

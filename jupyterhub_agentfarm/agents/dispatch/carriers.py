@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import aiohttp
@@ -100,6 +101,8 @@ class Carriers(LoggingConfigurable):
         super().__init__(**options)
         self.book, self.servers, self.warm, self.tokens = book, servers, warm, tokens
         self.farm, self.news = farm
+        #: Gives the reason for which attempts of an agent end that is not active; None: it is.
+        self.inactive: Callable[[str], TaskReason | None] = lambda _agent: None
         self._session: aiohttp.ClientSession | None = None
         self._owned = OwnedTasks(self.log)
 

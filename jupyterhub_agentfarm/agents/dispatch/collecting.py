@@ -12,7 +12,7 @@ from ..models import Artifact, Attempt
 from .told import told_artifacts
 
 T = TypeVar("T")
-#: Asks the server, again and again until it answers or is lost.
+#: Asks the server, or the keeper, again and again until it answers or the server is lost.
 Ask = Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]
 _MOST_NOTES = 20
 
@@ -73,7 +73,7 @@ class Collector:
     async def notebook(self, attempt: Attempt, run_id: str) -> None:
         """Keep the notebook as executed so far."""
         notebook = await self._ask(lambda: self._runs.notebook(run_id, self._most))
-        await self._keeper.keep_notebook(attempt, notebook)
+        await self._ask(lambda: self._keeper.keep_notebook(attempt, notebook))
 
     async def _artifact(self, attempt: Attempt, run_id: str, entry: RunArtifact) -> list[str]:
         path = entry.path

@@ -107,6 +107,8 @@ class Dispatcher(LoggingConfigurable):
         #: The nodes on which the last attempts of tasks were lost.
         self._lost_on: dict[str, str | None] = {}
         self._owned = OwnedTasks(self.log)
+        self._taken_up_at = -_TICK_SECONDS
+        carriers.inactive = self._inactive
         #: Who is told of attempts.
         self.observers: list[Observer] = []
 
@@ -115,8 +117,7 @@ class Dispatcher(LoggingConfigurable):
     async def open(self) -> None:
         """Take up what an earlier service was at, and begin."""
         self._book.cancelled.append(self._end)
-        for task, attempt in await self._book.executing():
-            await self._carry(task, attempt)
+        await self._take_up()
         self._carriers.servers.stop_leftovers((agent.name for agent in self._agents.agents()), self._is_used)
         self._owned.start_single(self._loop(), "dispatching tasks")
 
@@ -138,6 +139,15 @@ class Dispatcher(LoggingConfigurable):
         attempts = (carrier.attempt for carrier in self._going.values())
         used = ((attempt.agent, attempt.server_name) for attempt in attempts)
         return (agent, name) in used or any((warm.agent, warm.name) == (agent, name) for warm in self._carriers.warm)
+
+    async def _take_up(self) -> None:
+        """Carry what executes and has no carrier: what an earlier service, a lost connection or a fault left."""
+        self._taken_up_at = time.monotonic()
+        # Nothing but this loop begins attempts, and a carrier leaves only after its attempt's end is kept.
+        going = set(self._going)
+        for task, attempt in await self._book.executing():
+            if task.id not in going:
+                await self._carry(task, attempt)
 
     # ---- the loop ----
 
@@ -164,6 +174,8 @@ class Dispatcher(LoggingConfigurable):
     async def _pass(self) -> float | None:
         """Begin what may begin now; return when the next task is due."""
         due = await self._book.promote(time.time())
+        if time.monotonic() - self._taken_up_at >= _TICK_SECONDS:
+            await self._take_up()
         if len(self._going) >= self.max_executing or not self._farm.current:
             return due
         agents = {agent.name: agent for agent in self._agents.agents() if self._agents.is_active(agent.name)}
@@ -191,9 +203,12 @@ class Dispatcher(LoggingConfigurable):
         return best
 
     async def _begin(self, asked: Asked) -> bool:
-        """Claim a task and start its carrier; return whether it was still there."""
+        """Claim a task and start its carrier; return whether it was still there, and its agent active."""
+        agent = asked.task.agent
+        if not self._agents.is_active(agent):
+            return False
         try:
-            task, attempt = await self._book.claim(asked.task.id, asked.warm)
+            task, attempt = await self._book.claim(asked.task.id, asked.warm, agent=agent)
         except (ConflictError, NotFoundError):
             return False
         if asked.warm is not None:
@@ -201,7 +216,16 @@ class Dispatcher(LoggingConfigurable):
         await self._carry(task, attempt)
         for observer in self.observers:
             observer.began(task, attempt)
+        if (reason := self._inactive(agent)) is not None:  # its tasks were held before this one was claimed
+            self._going[task.id].end(reason)
         return True
+
+    def _inactive(self, name: str) -> TaskReason | None:
+        """Return for which reason an agent's attempts are to end; None while it is active."""
+        if self._agents.is_active(name):
+            return None
+        states = {agent.name: agent.state for agent in self._agents.agents()}
+        return "agent_retired" if states.get(name, "retired") == "retired" else "agent_suspended"
 
     async def _carry(self, task: Task, attempt: Attempt) -> None:
         if task.id not in self._kernels:

@@ -254,7 +254,9 @@ class TaskBook(TaskRecords):
         """
         return await self._store.do(partial(steps.promote, now=now))
 
-    async def claim(self, task_id: str, server_name: str | None = None) -> tuple[Task, Attempt]:
+    async def claim(
+        self, task_id: str, server_name: str | None = None, *, agent: str | None = None
+    ) -> tuple[Task, Attempt]:
         """Begin an attempt of a task, in the server named, or in one with a name of its own.
 
         Raises
@@ -262,9 +264,9 @@ class TaskBook(TaskRecords):
         NotFoundError
             There is no such task.
         ConflictError
-            It is not available any more.
+            It is not available any more, or not that agent's.
         """
-        return await self._do(steps.claim, task_id, server_name)
+        return await self._do(steps.claim, task_id, server_name, agent)
 
     async def note(self, attempt: Attempt, **changes: Any) -> Attempt:
         """Keep what became known of an attempt: phase, node, run_id, running_at, server_name, detail; return it.

@@ -135,9 +135,12 @@ def _needed(tables: Tables, request: TaskRequest) -> Mapping[str, TaskState]:
     return found
 
 
-def claim(tables: Tables, task_id: str, server_name: str | None) -> tuple[Task, Attempt]:
-    """Begin an attempt."""
-    task = states.claimed(tables.task(task_id), tables.now)
+def claim(tables: Tables, task_id: str, server_name: str | None, agent: str | None = None) -> tuple[Task, Attempt]:
+    """Begin an attempt; with `agent` only where the task is still that agent's."""
+    available = tables.task(task_id)
+    if agent is not None and available.agent != agent:
+        raise ConflictError(f"task {task_id} was handed over from {agent} to {available.agent}")
+    task = states.claimed(available, tables.now)
     name = server_name if server_name is not None else f"task-{task.id[:8]}-{task.attempt}"
     attempt = Attempt(task.id, task.attempt, 0, task.agent, name, "starting", tables.now)
     tables.change(task, Why("claimed", task.detail))

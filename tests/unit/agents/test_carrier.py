@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from task_books import World as Books
 from task_books import opened
+from waiting import eventually
 
 from jupyterhub_agentfarm.agents.dispatch.carrier import Carried, Carrier
 from jupyterhub_agentfarm.agents.dispatch.carriers import Carriers
@@ -21,6 +23,7 @@ from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
 from jupyterhub_agentfarm.agents.dispatch.servers import StartFailed
 from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
 from jupyterhub_agentfarm.agents.models import Attempt, Task
+from jupyterhub_agentfarm.errors import FarmUnavailable, RunFailed
 from jupyterhub_agentfarm.models import UserOptions
 from jupyterhub_agentfarm.records import to_json
 from jupyterhub_agentfarm.runs.client import LEASE_HEADER
@@ -190,6 +193,69 @@ async def test_endless_answers_are_not_read_to_their_end(
     attempt = (await site.book.attempts(task.id))[-1]
     assert attempt.outcome == "output_lost"
     assert "bytes that are read" in attempt.detail
+
+
+@pytest.mark.parametrize("fault", [FarmUnavailable("the database is away"), KeyError("state"), RunFailed("no JSON")])
+async def test_a_fault_while_a_cancelled_attempt_ends(
+    site: Site, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails while there is still something to keep of it, the attempt ends and its server is left."""
+    site.server.run |= {"state": "executing"}
+    task, attempt, carrier = await site.begun()
+    carrying = asyncio.create_task(carrier.carry())
+    await eventually(lambda: site.server.asked.count("GET ") > 2, "it is followed")
+
+    async def fail(*_: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(carrier._runs, "cancel", fail)
+    await site.book.cancel(task.id, "ada")
+    carrier.end("cancelled")
+    async with asyncio.timeout(10):
+        await carrying
+    assert (await site.book.task(task.id)).state == "cancelled"
+    assert site.stopped == [attempt.server_name]
+
+
+async def test_a_database_that_is_away_for_a_while_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that is to be written down ends the attempt because it cannot be written down at this moment."""
+    asked: dict[str, int] = {}
+
+    def flaky(name: str, kept: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(*arguments: Any, **options: Any) -> Any:
+            asked[name] = asked.get(name, 0) + 1
+            if asked[name] % 3:
+                raise FarmUnavailable("the database of tasks does not answer")
+            return await kept(*arguments, **options)
+
+        return call
+
+    for name in ("note", "keep_notebook", "add_artifact", "finish"):
+        monkeypatch.setattr(site.book, name, flaky(name, getattr(site.book, name)))
+    content = b"1,2"
+    entry = {"path": "a.csv", "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    site.server.answers["GET /artifacts"] = lambda _: _later(told({"artifacts": [entry], "refused": []}))
+    site.server.answers["GET /artifacts/a.csv"] = lambda _: _later(told(body=content))
+    task, attempt = await site.carried()
+    assert (task.state, attempt.detail) == ("completed", "")
+    assert [each.path for each in await site.book.artifacts(task.id)] == ["a.csv"]
+    assert asked["note"] >= 6
+
+
+@pytest.mark.parametrize(
+    ("inactive", "state", "reason"),
+    [
+        ("agent_suspended", "available", "agent_suspended"),
+        ("agent_retired", "cancelled", "agent_retired"),
+        (None, "discarded", "refused"),
+    ],
+)
+async def test_a_start_that_is_refused_because_of_the_agent(site: Site, inactive: Any, state: str, reason: str) -> None:
+    """A suspended agent's servers are refused: its task waits for it, and is not discarded for that."""
+    site.refusal = StartFailed("refused", "bot may start no servers")
+    site.carriers.inactive = lambda _agent: inactive
+    task, _ = await site.carried()
+    assert (task.state, task.reason) == (state, reason)
 
 
 async def _later(answer: web.Response) -> web.StreamResponse:

@@ -25,6 +25,7 @@ from jupyterhub_agentfarm.agents.metrics import TaskMetrics
 from jupyterhub_agentfarm.agents.models import AgentLimits, Attempt, Task, TaskReason, TaskRequest
 from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.controller.views import node_view
+from jupyterhub_agentfarm.errors import ConflictError, FarmUnavailable
 from jupyterhub_agentfarm.inventory.database import Database
 from jupyterhub_agentfarm.models import Lease, UserOptions
 from jupyterhub_agentfarm.records import to_json
@@ -59,7 +60,7 @@ class World:
         self.news = FarmNews()
         view = node_view(node("n1"), (), lambda _lease: True)
         self.farm = SimpleNamespace(current=True, nodes={"n1": view}, leases={})
-        self.active = {"bot"}
+        self.active, self.state = {"bot"}, "active"
         self.carriers: list[Carrier] = []
         self.metrics = TaskMetrics()
         self.dispatcher = self.make()
@@ -74,7 +75,7 @@ class World:
 
     def agents(self) -> list[Any]:
         """Return all agents."""
-        return [make_agent("bot", limits=AgentLimits(servers=8)), make_agent("idle")]
+        return [make_agent("bot", state=self.state, limits=AgentLimits(servers=8)), make_agent("idle")]
 
     def is_active(self, name: str) -> bool:
         """Whether an agent may have tasks executed."""
@@ -202,6 +203,58 @@ async def test_due_tasks_begin_in_time(world: World) -> None:
     await world.submit(not_before_at=later)
     third = await world.begun(3)
     assert third.attempt.started_at >= later
+
+
+@pytest.mark.parametrize(("state", "becomes"), [("suspended", "available"), ("retired", "cancelled")])
+async def test_an_agent_that_ends_while_a_task_is_claimed(world: World, state: str, becomes: str) -> None:
+    """A suspension or retirement that overtakes a claim ends the attempt, though nobody told it of this task."""
+    plain = world.book.claim
+
+    async def claim(*arguments: Any, **options: Any) -> Any:
+        if state == "suspended":  # a task that is available is left as it is
+            await world.book.hold("bot", "agent_suspended")
+        world.active.clear()
+        world.state = state
+        return await plain(*arguments, **options)
+
+    await world.dispatcher.open()
+    task = await world.submit()
+    world.book.claim = claim  # type: ignore[method-assign]
+
+    async def ended() -> bool:
+        return (await world.book.task(task)).state == becomes
+
+    await eventually(ended, "its attempt ended")
+
+
+async def test_a_task_is_not_begun_for_another_agent_or_an_inactive_one(world: World) -> None:
+    """What was handed over after it was chosen is claimed for the new agent only; nobody's server runs it before."""
+    task = await world.submit()
+    with pytest.raises(ConflictError, match="idle"):
+        await world.book.claim(task, agent="idle")
+    chosen = world.dispatcher._asked(await world.book.task(task))
+    world.active.clear()
+    assert not await world.dispatcher._begin(chosen)
+    assert (await world.book.task(task)).attempt == 0
+
+
+async def test_what_executes_without_a_carrier_is_taken_up(world: World) -> None:
+    """An attempt whose claim was committed while the connection was lost, or whose carrier failed, gets a carrier."""
+    plain, lost = world.book.claim, asyncio.Event()
+
+    async def claim(*arguments: Any, **options: Any) -> Any:
+        await plain(*arguments, **options)
+        lost.set()
+        raise FarmUnavailable("the connection was lost at the commit")
+
+    world.book.claim = claim  # type: ignore[method-assign]
+    await world.dispatcher.open()
+    task = await world.submit()
+    await asyncio.wait_for(lost.wait(), 10)
+    carrier = await world.begun(1)
+    assert (carrier.task.id, carrier.attempt.number) == (task, 1)
+    carrier.ended.set_exception(RuntimeError("a fault of the carrier"))
+    assert (await world.begun(2)).attempt.number == 1
 
 
 async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -> None:
