@@ -156,7 +156,8 @@ class NotebookDocument(AgentsPageHandler):
     async def get(self, task_id: str) -> None:
         """Show the document."""
         task = await self.seen_task(task_id)
-        name, document = await self.service.renderer.document(await self._notebook(task))
+        user = f"{self.principal.kind} {self.principal.name}"
+        name, document = await self.service.renderer.document(await self._notebook(task), user)
         self.set_header("Cache-Control", "private, no-cache")
         self.set_header("Vary", "Sec-Fetch-Dest")
         framed = self._framed()

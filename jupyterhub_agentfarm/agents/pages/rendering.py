@@ -1,4 +1,4 @@
-"""Notebooks as HTML documents: off the event loop, bounded in size and time, kept by content.
+"""Notebooks as HTML documents: off the event loop, bounded in size and time, kept by content, users in turn.
 
 The work is done by one child process (:mod:`.notebook_html`), which ends when nothing was rendered for a while.
 """
@@ -16,6 +16,7 @@ from collections import OrderedDict
 import jinja2
 
 from ...errors import AgentFarmError
+from ...services.turns import Turns
 from ...share import share_path
 from .notebook_html import DOCUMENT, LENGTH
 
@@ -23,6 +24,8 @@ from .notebook_html import DOCUMENT, LENGTH
 MAX_NOTEBOOK_BYTES = 64 * 2**20
 #: Deadline for one notebook, the start of the child included.
 RENDER_SECONDS = 30.0
+#: The longest wait for those of other users.
+WAIT_SECONDS = 60.0
 #: After this long without work the child ends.
 IDLE_SECONDS = 120.0
 #: Documents that are kept, in bytes of all together.
@@ -38,7 +41,7 @@ class NotRendered(AgentFarmError):
 
 
 class Renderer:
-    """Makes documents of notebooks, one after the other, each once.
+    """Makes documents of notebooks, one after the other, each once; one user's never hold up another's twice.
 
     Parameters
     ----------
@@ -50,27 +53,33 @@ class Renderer:
         self._seconds = seconds
         loader = jinja2.FileSystemLoader(share_path("templates"))
         self._frame = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+        self._turns = Turns("notebooks are becoming pages", places=1, seconds=WAIT_SECONDS)
         self._turn = asyncio.Lock()
         self._made: OrderedDict[str, bytes] = OrderedDict()
         self._child: asyncio.subprocess.Process | None = None
         self._ending: asyncio.TimerHandle | None = None
 
-    async def document(self, notebook: bytes) -> tuple[str, bytes]:
-        """Return a name for the content of `notebook`, and its document.
+    async def document(self, notebook: bytes, user: str) -> tuple[str, bytes]:
+        """Return a name for the content of `notebook`, and its document, which `user` is to see.
 
         Raises
         ------
         NotRendered
             It is no notebook, is too large, or takes too long.
+        TooMany
+            Two others are being made for this user, or wait for it.
+        Overloaded
+            Too many others have their turn before.
         """
         if len(notebook) > MAX_NOTEBOOK_BYTES:
             raise NotRendered(f"the notebook has {len(notebook):,} bytes, which is too much for a page: download it")
         name = (await asyncio.to_thread(hashlib.sha256, notebook)).hexdigest()
-        async with self._turn:
-            if name not in self._made:
-                self._keep(name, await self._make(notebook))
-            self._made.move_to_end(name)
-            return name, self._made[name]
+        if name not in self._made:
+            async with self._turns.turn(user), self._turn:
+                if name not in self._made:  # it may have been made meanwhile
+                    self._keep(name, await self._make(notebook))
+        self._made.move_to_end(name)
+        return name, self._made[name]
 
     async def aclose(self) -> None:
         """End the child; a second call does nothing."""
