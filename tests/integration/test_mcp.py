@@ -230,6 +230,7 @@ async def test_refusals_are_values(mcp: Session) -> None:
         ("interrupt_kernel", {"kernel": "never"}, "not_found", "look at list_kernels"),
         ("start_server", {"server": "big", "resources": {"gpus": 9}}, "hub_api", "gpus must be at most 8"),
         ("start_server", {"server": "a/b"}, "invalid", "without '/'"),
+        ("start_server", {"server": "task-0123abcd-1"}, "invalid", "another name"),
         ("read_file", {"path": "no/such.txt"}, "not_found", "no/such.txt"),
         ("read_file", {"path": "../../etc/passwd"}, "invalid", "without '..'"),
         ("write_file", {"path": "x", "content": "%%", "encoding": "base64"}, "invalid", "base64"),

@@ -253,10 +253,11 @@ class Carrier:
         while True:
             try:
                 self.attempt = await self._book.note(self.attempt, **changes)
-                return
             except (FarmUnavailable, NoSpace) as exc:
                 log.log(logging.DEBUG if said else logging.WARNING, "%s waits: %s", self.attempt.key, exc.message)
                 said = True
+            else:
+                return
             await asyncio.sleep(self._parts.retry_interval)
 
     # ---- the server ----

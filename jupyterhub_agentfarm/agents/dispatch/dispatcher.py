@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -108,6 +109,8 @@ class Dispatcher(LoggingConfigurable):
         self._lost_on: dict[str, str | None] = {}
         self._owned = OwnedTasks(self.log)
         self._taken_up_at = -_TICK_SECONDS
+        #: Which of the tasks that come later are looked at next.
+        self._page = 1
         carriers.inactive = self._inactive
         #: Who is told of attempts.
         self.observers: list[Observer] = []
@@ -180,7 +183,7 @@ class Dispatcher(LoggingConfigurable):
             return due
         agents = {agent.name: agent for agent in self._agents.agents() if self._agents.is_active(agent.name)}
         of_each = max(_TASKS_OF_EACH, _TASKS // max(1, len(agents)))
-        tasks = {task.id: task for task in await self._book.available(of_each)}
+        tasks = {task.id: task for task in await self._available(of_each)}
         chooser = Chooser(Bounds(self.max_executing, self.max_waiting), agents)
         self._carriers.warm.look(self._farm.leases.values(), self._farm.nodes)
         standing, room = self._standing(), self._room(agents)
@@ -193,6 +196,19 @@ class Dispatcher(LoggingConfigurable):
                 if best.warm is None:
                     room.take(best.options, labels_of(best.options, agents[best.task.agent]))
         return due
+
+    async def _available(self, of_each: int) -> list[Task]:
+        """Return tasks to choose from: the first of each agent and, where there are more, some that come later.
+
+        Those that come later are others in each pass, so that none is hidden by many that cannot go now.
+        """
+        tasks = await self._book.available(of_each)
+        if max(Counter(task.agent for task in tasks).values(), default=0) < of_each:
+            self._page = 1
+            return tasks
+        later = await self._book.available(of_each, self._page * of_each)
+        self._page = self._page + 1 if later else 1
+        return tasks + later
 
     async def _best(self, chooser: Chooser, tasks: Iterable[Task], standing: Standing, room: Room) -> Asked | None:
         """Return the next task, its kernel known."""

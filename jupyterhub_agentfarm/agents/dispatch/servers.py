@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
@@ -32,8 +33,8 @@ from ...traitlets import Seconds
 from ..models import TaskReason
 
 T = TypeVar("T")
-#: Names of servers that are ours begin with this.
-PREFIX = "task-"
+#: Names of servers that are ours; nobody else is to have one of such a name.
+TASK_SERVER = re.compile(r"task-[0-9a-f]{8}-[0-9]+")
 #: Answers to questions that come from a Hub that is away, or not up yet.
 _LATER = frozenset({0, 429, 500, 502, 503, 504})
 #: Starts that the Hub forgot, as when it was killed, are made again so often.
@@ -226,7 +227,7 @@ class TaskServers(LoggingConfigurable):
     async def _stop_leftovers(self, agents: list[str], is_used: Callable[[str, str], bool]) -> None:
         for agent in agents:
             for name in await self._names(agent):
-                if name.startswith(PREFIX) and not is_used(agent, name):
+                if TASK_SERVER.fullmatch(name) and not is_used(agent, name):
                     self.log.info("the server %s of %s is left from an earlier service: it is stopped", name, agent)
                     self.stop(agent, name)
 

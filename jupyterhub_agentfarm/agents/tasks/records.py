@@ -52,6 +52,10 @@ class TaskRecords(LoggingConfigurable):
         """Return how many tasks each agent has in each state that some are in."""
         return await self._store.counts()
 
+    async def busy(self) -> set[str]:
+        """Return the names of agents with tasks that have not ended."""
+        return await self._store.busy()
+
     async def counts(self) -> Mapping[TaskState, int]:
         """Return how many tasks there are in each state."""
         found = dict.fromkeys(get_args(TaskState), 0)
@@ -64,9 +68,9 @@ class TaskRecords(LoggingConfigurable):
         """Return the newest changes of all tasks with a number above `after`, in their order, with the tasks."""
         return await self._store.changes_of_all(after, limit)
 
-    async def available(self, limit: int = 100) -> list[Task]:
-        """Return tasks that may be claimed: of each agent at most `limit`, by priority and then by age."""
-        return await self._store.available(limit)
+    async def available(self, limit: int = 100, skip: int = 0) -> list[Task]:
+        """Return tasks that may be claimed: of each agent, by priority and then by age, at most `limit` after `skip`."""
+        return await self._store.available(limit, skip)
 
     async def executing(self) -> list[tuple[Task, Attempt]]:
         """Return all attempts that go on."""

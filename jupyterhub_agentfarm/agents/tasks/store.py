@@ -223,15 +223,15 @@ class TaskStore:
             query = query.where(table.number < numbers[0].number)
         return await self._made(query, task_of)
 
-    async def available(self, limit: int) -> list[Task]:
-        """Return the available tasks of each agent, by priority and then by age, at most `limit` of each."""
+    async def available(self, limit: int, skip: int = 0) -> list[Task]:
+        """Return the available tasks of each agent, by priority and then by age: after `skip`, at most `limit`."""
         table = tasks_table.c
         order = (table.priority.desc(), table.number)
         rank = sa.func.row_number().over(partition_by=table.agent, order_by=order).label("rank")
         ranked = (
             sa.select(*TASK_COLUMNS, rank, table.number, table.priority).where(table.state == "available").subquery()
         )
-        best = sa.select(ranked.c.request, ranked.c.record).where(ranked.c.rank <= limit)
+        best = sa.select(ranked.c.request, ranked.c.record).where(ranked.c.rank > skip, ranked.c.rank <= skip + limit)
         return await self._made(best.order_by(ranked.c.priority.desc(), ranked.c.number), task_of)
 
     async def executing(self) -> list[tuple[Task, Attempt]]:

@@ -16,6 +16,7 @@ from jupyter_server_process import notebook
 from node_records import node, request
 from waiting import eventually
 
+from jupyterhub_agentfarm.agents.dispatch import dispatcher
 from jupyterhub_agentfarm.agents.dispatch.carrier import Carried
 from jupyterhub_agentfarm.agents.dispatch.dispatcher import Dispatcher, named_kernel
 from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
@@ -75,7 +76,7 @@ class World:
 
     def agents(self) -> list[Any]:
         """Return all agents."""
-        return [make_agent("bot", state=self.state, limits=AgentLimits(servers=8)), make_agent("idle")]
+        return [make_agent("bot", state=self.state, limits=AgentLimits(servers=8, gpus=1)), make_agent("idle")]
 
     def is_active(self, name: str) -> bool:
         """Whether an agent may have tasks executed."""
@@ -255,6 +256,33 @@ async def test_what_executes_without_a_carrier_is_taken_up(world: World) -> None
     assert (carrier.task.id, carrier.attempt.number) == (task, 1)
     carrier.ended.set_exception(RuntimeError("a fault of the carrier"))
     assert (await world.begun(2)).attempt.number == 1
+
+
+async def test_many_that_cannot_go_hide_none_that_can(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tasks of an agent wait for GPUs that it may not have now, one that needs none begins."""
+    monkeypatch.setattr(dispatcher, "_TASKS", 2)
+    monkeypatch.setattr(dispatcher, "_TASKS_OF_EACH", 2)
+    monkeypatch.setattr(dispatcher, "_TICK_SECONDS", 0.05)
+    for _ in range(8):
+        await world.submit(options=UserOptions(gpus=1))
+    plain = await world.submit()
+    await world.dispatcher.open()
+    await world.begun(2)
+    assert {carrier.options.gpus for carrier in world.carriers} == {0, 1}
+    assert plain in {carrier.task.id for carrier in world.carriers}
+
+
+async def test_leftovers_are_those_of_tasks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only servers of names that tasks' servers have are stopped at the start; an agent's own are not."""
+    stopped: list[str] = []
+    servers = world.dispatcher._carriers.servers
+    monkeypatch.setattr(servers, "stop", lambda _agent, name: stopped.append(name))
+    names = ("", "task-force", "task-0123abcd-x", "task-0123abcd-12", "xtask-0123abcd-1")
+    monkeypatch.setattr(servers._hub, "user", lambda _name: asyncio.sleep(0, {"servers": dict.fromkeys(names)}))
+    servers.stop_leftovers(["bot"], lambda *_: False)
+    await eventually(lambda: stopped, "one is stopped")
+    await servers.aclose()
+    assert stopped == ["task-0123abcd-12"]
 
 
 async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from ....errors import AgentFarmError, ServerDied
+from ....errors import AgentFarmError, InvalidField, ServerDied
+from ...dispatch.servers import TASK_SERVER
 from .answers import ServiceRefused, Tools, answer, tool
 from .caller import Caller, Ctx, ToolDesk, caller_of, check_server_name
 from .resources import GIB, Resources
@@ -71,7 +72,8 @@ class ServerTools(Tools):
         the place; call it again to wait on. Stop servers that you do not need: they count against your limits.
         """
         options = resources.options() if resources else {}
-        check_server_name(server)
+        if TASK_SERVER.fullmatch(check_server_name(server)):
+            raise InvalidField("server", "another name: servers of such names are those of your tasks", server)
         return await _start(ctx, self.desk, server, options, wait_seconds)
 
     @tool(120, ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
