@@ -24,7 +24,7 @@ from ...tasks import OwnedTasks
 from ...traitlets import ByteSize, Seconds
 from ..models import MAX_PRIORITY, Artifact, Attempt, Progress, Task, TaskError, TaskReason, TaskRequest
 from . import states, steps
-from .files import TaskFiles
+from .files import Received, TaskFiles
 from .news import TaskNews
 from .records import TaskRecords
 from .store import TaskStore
@@ -92,6 +92,7 @@ class TaskBook(TaskRecords):
         self._store = TaskStore(database, self._news.tell, clock)
         self._clock = clock
         self._owned = OwnedTasks(self.log)
+        self._keeping: set[asyncio.Task[None]] = set()
 
     @property
     def max_notebook(self) -> int:
@@ -118,6 +119,8 @@ class TaskBook(TaskRecords):
     async def aclose(self) -> None:
         """Finish what was asked for; a second call does nothing."""
         await self._owned.aclose()
+        if self._keeping:
+            await asyncio.wait(self._keeping)
         await self._store.aclose()
 
     async def _forget_by_and_by(self) -> None:
@@ -343,8 +346,20 @@ class TaskBook(TaskRecords):
         except BaseException:
             await self.files.drop(received)
             raise
-        await self.files.keep(received)
+        # Not one of the two without the other, whatever becomes of who waits.
+        keeping = asyncio.create_task(self._keep(attempt, received), name=f"keeping {path}")
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._kept)
+        await asyncio.shield(keeping)
         return received.artifact
+
+    async def _keep(self, attempt: Attempt, received: Received) -> None:
+        await self.files.keep(received)
+
+    def _kept(self, keeping: asyncio.Task[None]) -> None:
+        self._keeping.discard(keeping)
+        if not keeping.cancelled():
+            keeping.exception()  # it is for who waits, if anybody does
 
     async def add_artifact(self, attempt: Attempt, artifact: Artifact) -> None:
         """Keep what is known of a file that the attempt left; one of the same path is replaced.

@@ -15,6 +15,7 @@ from task_books import NOTEBOOK, Clock, World, opened
 
 from jupyterhub_agentfarm.agents.models import TaskError, TaskRequest
 from jupyterhub_agentfarm.agents.tasks import steps
+from jupyterhub_agentfarm.agents.tasks.files import Received
 from jupyterhub_agentfarm.agents.tasks.store import TaskFilter, Viewer
 from jupyterhub_agentfarm.agents.tasks.tables import Why
 from jupyterhub_agentfarm.errors import ConflictError, Fenced, InvalidField, NoSpace, NotFoundError, QuotaExceeded
@@ -322,3 +323,25 @@ async def test_an_error_that_cannot_be_read_hides_no_task(world: World) -> None:
     (found,) = await world.book.tasks()
     assert found.error is not None
     assert "cannot be read" in found.error.evalue
+
+
+async def test_a_file_is_kept_with_what_is_known_of_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancellation between the two leaves no entry whose file is not there."""
+    _, attempt = await world.executing()
+    plain, begun, go = world.book.files.keep, asyncio.Event(), asyncio.Event()
+
+    async def keep(received: Received) -> None:
+        begun.set()
+        await go.wait()
+        await plain(received)
+
+    monkeypatch.setattr(world.book.files, "keep", keep)
+    keeping = asyncio.create_task(world.book.keep_artifact(attempt, "a.csv", pieces(b"1,2")))
+    await asyncio.wait_for(begun.wait(), 10)
+    keeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await keeping
+    go.set()
+    await world.book.aclose()
+    (artifact,) = await world.book.artifacts(attempt.task)
+    assert b"".join([chunk async for chunk in world.book.files.artifact(artifact)]) == b"1,2"
