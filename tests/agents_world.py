@@ -54,6 +54,8 @@ class World:
     client: HubClient
     #: Seconds since the epoch, as the registries see them.
     now: list[float] = field(default_factory=lambda: [1_000_000.0])
+    #: Of the registries' database; SQLite's when there is none.
+    database_url: str = ""
 
     @asynccontextmanager
     async def registry(
@@ -64,7 +66,7 @@ class World:
         **options: Any,
     ) -> AsyncIterator[Registry]:
         """Run one life of a registry on the world's one database."""
-        database = Database(f"sqlite:///{self.directory / 'agents.sqlite'}")
+        database = Database(self.database_url or f"sqlite:///{self.directory / 'agents.sqlite'}")
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.aclose)
             await database.open()
@@ -88,9 +90,9 @@ class World:
 
 
 @asynccontextmanager
-async def agents_world(directory: Path, app: Any) -> AsyncIterator[World]:
+async def agents_world(directory: Path, app: Any, database_url: str = "") -> AsyncIterator[World]:
     """Run a controller, and serve the mock of the Hub `app`, which is initialized."""
     async with serving(app) as hub, controller(directory / "farm") as farm, AsyncExitStack() as stack:
         client = HubClient(hub.url, SERVICE_TOKEN)
         stack.push_async_callback(client.aclose)
-        yield World(directory, hub, farm.client, client)
+        yield World(directory, hub, farm.client, client, database_url=database_url)

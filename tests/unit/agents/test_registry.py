@@ -60,22 +60,29 @@ async def world(make_app: Any, tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
+@pytest.fixture
+async def stored_world(make_app: Any, tmp_path: Path, database_url: str) -> AsyncIterator[World]:
+    """Give Hub and controller, and a database of each kind."""
+    async with agents_world(tmp_path, await make_app(), database_url) as made:
+        yield made
+
+
 async def nowhere(world: World, registry: Registry, name: str = "scout") -> bool:
     """Whether nothing is left of an agent."""
     gone = registry.find(name) is None and not await world.at_hub(name)
     return gone and await world.limits_of(name) == OwnerLimits()
 
 
-async def test_an_agent_is_a_user_with_limits_and_a_token(world: World) -> None:
+async def test_an_agent_is_a_user_with_limits_and_a_token(stored_world: World) -> None:
     """Hub, controller and registry agree on what was registered; a restart of the service changes nothing."""
-    async with world.registry() as registry:
+    async with stored_world.registry() as registry:
         agent, token = await registry.register(SCOUT, "boss")
         assert (agent.owner, agent.state, agent.created_by) == ("user", "active", "boss")
         assert token.token not in repr(token)
-        _, model = await world.hub.ask("GET", "/user", token=token.token)
+        _, model = await stored_world.hub.ask("GET", "/user", token=token.token)
         assert (model["name"], set(model["groups"])) == ("scout", {"agents", "weather"})
-        assert await world.limits_of("scout") == OwnerLimits(1, 2, 3.0, {"room": "b"}, ("ir",))
-    async with world.registry() as registry:
+        assert await stored_world.limits_of("scout") == OwnerLimits(1, 2, 3.0, {"room": "b"}, ("ir",))
+    async with stored_world.registry() as registry:
         assert registry.agent("scout") == agent
         assert registry.is_active("scout")
 
@@ -153,9 +160,9 @@ class UsersThatStay(UsersWithoutTokens):
         await super().delete(name)
 
 
-async def test_what_cannot_be_undone_is_undone_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_undone_is_undone_later(stored_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name is held until the Hub answers again; then nothing is left."""
-    async with world.registry(UsersThatStay, check_interval=0.1) as registry:
+    async with stored_world.registry(UsersThatStay, check_interval=0.1) as registry:
         with pytest.raises(HubApiError, match="tokens"):
             await registry.register(SCOUT, "boss")
         with pytest.raises(ConflictError, match="still being undone"):
@@ -163,7 +170,7 @@ async def test_what_cannot_be_undone_is_undone_later(world: World, monkeypatch: 
         with pytest.raises(NotFoundError):
             registry.agent("scout")
         monkeypatch.setattr(UsersThatStay, "mended", True)
-        await eventually(lambda: nowhere(world, registry), "it is undone")
+        await eventually(lambda: nowhere(stored_world, registry), "it is undone")
 
 
 class UsersThatNeverAnswer(HubUsers):
@@ -308,37 +315,37 @@ async def test_what_the_hub_could_not_do_is_done_when_it_is_back(world: World, m
         assert await world.status(token.token) == 403
 
 
-async def test_retired_for_good(world: World) -> None:
+async def test_retired_for_good(stored_world: World) -> None:
     """Hub user and limits are gone, tasks are cancelled, and the name is reserved, after a restart too."""
     ended: list[str] = []
 
     async def hold(agent: str, reason: str) -> None:
         ended.append(reason)
 
-    async with world.registry() as registry:
+    async with stored_world.registry() as registry:
         registry.holds.append(hold)
         await registry.register(SCOUT, "boss")
         await registry.retire("scout", "boss", "done")
-        assert not await world.at_hub("scout")
-        assert await world.limits_of("scout") == OwnerLimits()
+        assert not await stored_world.at_hub("scout")
+        assert await stored_world.limits_of("scout") == OwnerLimits()
         assert ended == ["agent_retired"]
         for refused in (registry.suspend("scout", "boss"), registry.retire("scout", "boss")):
             with pytest.raises(ConflictError, match="is retired"):
                 await refused
-    async with world.registry() as registry:
+    async with stored_world.registry() as registry:
         assert registry.agent("scout").state == "retired"
         with pytest.raises(ConflictError, match="stays reserved"):
             await registry.register(SCOUT, "boss")
 
 
-async def test_expiry_retires(world: World) -> None:
+async def test_expiry_retires(stored_world: World) -> None:
     """An agent, active or suspended, is retired when its time is over; a token never outlives its agent."""
-    async with world.registry(check_interval=0.1) as registry:
+    async with stored_world.registry(check_interval=0.1) as registry:
         request = AgentRequest("scout", owner="user", expires_in_seconds=100.0)
         _, token = await registry.register(request, "boss")
         assert token.expires_at < time.time() + 101
         await registry.register(AgentRequest("stays", owner="user"), "boss")
-        world.now[0] += 101
+        stored_world.now[0] += 101
 
         async def expired() -> bool:
             return (registry.agent("scout").state, registry.agent("scout").detail) == ("retired", "expired")
@@ -380,13 +387,13 @@ async def test_a_change_reaches_the_controller(world: World) -> None:
         assert (await world.limits_of("scout")).servers == 7
 
 
-async def test_when_an_agent_was_seen_is_remembered(world: World) -> None:
+async def test_when_an_agent_was_seen_is_remembered(stored_world: World) -> None:
     """What it does here counts, and is known after a restart."""
-    async with world.registry() as registry:
+    async with stored_world.registry() as registry:
         agent, _ = await registry.register(SCOUT, "boss")
         assert agent.last_seen_at is None
-        world.now[0] += 5
+        stored_world.now[0] += 5
         registry.seen("scout")
-        assert registry.agent("scout").last_seen_at == world.now[0]
-    async with world.registry() as registry:
-        assert registry.agent("scout").last_seen_at == world.now[0]
+        assert registry.agent("scout").last_seen_at == stored_world.now[0]
+    async with stored_world.registry() as registry:
+        assert registry.agent("scout").last_seen_at == stored_world.now[0]
