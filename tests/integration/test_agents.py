@@ -144,6 +144,36 @@ async def test_owner_and_nobody_else_may_watch(site: Site) -> None:
     assert (await site.agents.ask("GET", "agents/watched", token=site.ada))[0] == 404
 
 
+async def test_the_owner_watches_with_a_token_of_their_own(site: Site) -> None:
+    """A token of the owner for one shared server opens its REST and WebSocket, and nothing else of anybody's."""
+    token = await site.agents.register("shown")
+    for name in ("work", "other"):
+        await site.agents.start_server("shown", name, token)
+    hub, status_for = site.agents.hub, site.agents.server_status
+
+    async def shared() -> bool:
+        return await status_for("shown", "work", site.ada) == 200 == await status_for("shown", "other", site.ada)
+
+    await eventually(shared, "both are shared", interval=0.2)
+    body = {"scopes": ["access:servers!server=shown/work"], "note": "VS Code", "expires_in": 600}
+    assert (await hub.api("POST", "/users/bob/tokens", body, token=site.bob))[0] == 400
+    status, made = await hub.api("POST", "/users/ada/tokens", body, token=site.ada)
+    names = {"read:users:name!user=ada", "read:users:groups!user=ada"}  # which every token can tell of its user
+    assert (status, set(made["scopes"]) - names) == (201, set(body["scopes"])), made
+    base, watching = f"{hub.url}/user/shown/work/api/", made["token"]
+    for path in ("status", "kernelspecs", "sessions", "contents"):
+        assert (await site.agents.get_json(base + path, watching))[0] == 200, path
+    _, kernel = await site.agents.get_json(f"{base}kernels", watching, "POST", {"name": "python3"})
+    channels = f"{base}kernels/{kernel['id']}/channels"
+    async with hub.http.ws_connect(channels, headers=hub.headers(watching)) as socket:
+        assert (await socket.receive_json(timeout=30))["msg_type"] == "status"
+    assert await status_for("shown", "other", watching) == 403
+    assert (await hub.api("GET", "/users/ada/tokens", token=watching))[0] in (403, 404)
+    assert (await hub.api("POST", "/users/ada/server", {}, token=watching))[0] in (403, 404)
+    assert (await hub.api("DELETE", "/users/shown/servers/work", token=watching))[0] in (403, 404)
+    assert (await site.agents.ask("GET", "agents", token=watching))[0] == 403
+
+
 async def test_a_new_token_ends_the_old_one(site: Site) -> None:
     """Hub and service refuse the old one at once; servers go on."""
     token = await site.agents.register("rotated")
