@@ -40,7 +40,7 @@ from .registry.store import AgentStore
 from .registry.views import AgentViews
 from .tasks import handlers as task_handlers
 from .tasks.book import TaskBook
-from .tasks.files import TaskFiles
+from .tasks.files import TaskFiles, checked_path
 from .tasks.intake import Intake
 
 
@@ -134,12 +134,13 @@ class AgentsApp(ServiceApp):
         users, limits = HubUsers(self.hub), FarmLimits(self.farm_client)
         self.registry = self._own(Registry(AgentStore(self.database), users, limits, parent=self))
         self.registry.holds.append(self.book.hold)
+        self.registry.busy = self.book.busy
         self.registry.revoked.append(lambda name: self.forget_logins())
         self.observers.all.append(self._own(ServerSharing(self.registry, users)))
         base_url = os.environ.get("JUPYTERHUB_BASE_URL", "/")
         proxy_url = os.environ.get("AGENTFARM_PROXY_URL") or "http://127.0.0.1:8000"
         archives, hub_url = Path(self.data_dir) / "agent-archives", proxy_url.rstrip("/") + base_url
-        self.registry.archiver = Archiver(users, lambda: self.farm.leases, archives, hub_url)
+        self.registry.packing.archiver = Archiver(users, lambda: self.farm.leases, archives, hub_url, checked_path)
         self.views = AgentViews(
             lambda: self.farm.leases,
             self.farm_client.usage,

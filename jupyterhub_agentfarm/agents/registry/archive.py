@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -50,6 +50,9 @@ class Archiver:
         Where archives are kept.
     hub_url
         The Hub at its proxy, with a slash at the end.
+    checked_path
+        Returns a path that stays in its folder, and raises `InvalidField` for every other one: a server is the agent's,
+        and shows what it likes.
     max_bytes
         The most that one archive may hold, unpacked.
     """
@@ -58,6 +61,7 @@ class Archiver:
     leases: Callable[[], Mapping[str, Mapping[str, Any]]]
     folder: Path
     hub_url: str
+    checked_path: Callable[[str], PurePosixPath]
     max_bytes: int = 10 * 2**30
 
     def check(self, name: str) -> None:
@@ -80,6 +84,8 @@ class Archiver:
         ------
         ConflictError
             No server of the agent runs, or there are too many files.
+        InvalidField
+            A file has a path that no archive can hold.
         NoSpace
             They are too large, or the disk is full.
         ServerUnreachable
@@ -112,16 +118,13 @@ class Archiver:
         }  # fmt: skip
 
     async def _pack(self, name: str, part: Path, token: str, session: aiohttp.ClientSession) -> None:
-        packed_bytes = 0
+        left = self.max_bytes
         async with _tar(part) as tar:
             for node, server_name in self._servers(name).items():
                 path = f"user/{quote(name, safe='')}/" + (f"{quote(server_name, safe='')}/" if server_name else "")
                 server = JupyterServer(session, self.hub_url + path, server_name, token)
-                async for entry in _files(server):
-                    packed_bytes += entry.size_bytes or 0
-                    if packed_bytes > self.max_bytes:
-                        raise NoSpace(f"the files of {name} are more than {self.max_bytes} bytes: keep the workspace")
-                    await _add(tar, server, entry, f"{name}/{node}/{entry.path}")
+                async for entry in _files(server, self.checked_path):
+                    left -= await _add(tar, server, entry, f"{name}/{node}/{entry.path}", left)
 
 
 @contextlib.asynccontextmanager
@@ -135,13 +138,14 @@ async def _tar(path: Path) -> AsyncIterator[tarfile.TarFile]:
         await asyncio.to_thread(tar.close)
 
 
-async def _files(server: JupyterServer) -> AsyncIterator[FileEntry]:
+async def _files(server: JupyterServer, checked_path: Callable[[str], PurePosixPath]) -> AsyncIterator[FileEntry]:
     """Give every file that the server shows."""
     folders, found = [("", 0)], 0
     while folders:
         folder, depth = folders.pop()
         for entry in await list_files(server, folder):
             found += 1
+            checked_path(entry.path)
             if found > MAX_FILES or depth > MAX_DEPTH:
                 raise ConflictError(f"there are more than {MAX_FILES} files, or folders without an end: {folder}")
             if entry.type == "directory":
@@ -150,23 +154,27 @@ async def _files(server: JupyterServer) -> AsyncIterator[FileEntry]:
                 yield entry
 
 
-async def _add(tar: tarfile.TarFile, server: JupyterServer, entry: FileEntry, name: str) -> None:
-    """Fetch a file and put it into the archive."""
+async def _add(tar: tarfile.TarFile, server: JupyterServer, entry: FileEntry, name: str, most: int) -> int:
+    """Fetch a file of at most this many bytes and put it into the archive; return how many it has."""
     with await asyncio.to_thread(tempfile.TemporaryFile) as file:
-        await _fetch(server, f"{server.url}files/{quoted(entry.path)}", file)
+        await _fetch(server, f"{server.url}files/{quoted(entry.path)}", file, most)
         about = tarfile.TarInfo(name)
         about.size, about.mode = file.tell(), 0o600
         file.seek(0)
         await asyncio.to_thread(tar.addfile, about, file)
+        return about.size
 
 
-async def _fetch(server: JupyterServer, url: str, file: Any) -> None:
+async def _fetch(server: JupyterServer, url: str, file: Any, most: int) -> None:
     timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=60)
     try:
         async with server.session.get(url, headers=server.headers, timeout=timeout, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise ServerUnreachable(f"{server.label} answered {answer.status} for a file that it shows: {url}")
             async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+                most -= len(chunk)
+                if most < 0:  # counted here: what the server says of the size may be another
+                    raise NoSpace("the files are more than one archive may hold: keep the workspace")
                 await asyncio.to_thread(file.write, chunk)
     except (aiohttp.ClientError, TimeoutError) as exc:
         raise ServerUnreachable(f"{server.label} does not answer ({type(exc).__name__})") from exc

@@ -29,6 +29,8 @@ TASKS_NOTE = "agentfarm: for the agent's tasks"
 #: What the Hub writes on the token of a user's server.
 _SERVER_NOTE = "Server at "
 _PAGE_USERS = 200
+#: Shares that are asked for at a time.
+PAGE_SHARES = 100
 _POLL_SECONDS = 0.2
 
 
@@ -186,13 +188,25 @@ class HubUsers:
         path = f"/shares/{quote(name, safe='')}/{quote(server_name, safe='')}"
         await self._hub.request("POST", path, {"user": with_user})
 
-    async def unshare(self, name: str, with_user: str) -> None:
-        """Let a person open the servers of an agent no more, those that are stopped included."""
-        found = await _unless_absent(self._hub.request("GET", f"/shares/{quote(name, safe='')}"))
-        for share in [] if found is None else found[1]["items"]:
-            if (share["user"] or {}).get("name") == with_user:
+    async def unshare(self, name: str, owner: str) -> None:
+        """Let nobody but the owner open the servers of an agent, those that are stopped included."""
+        for share in await self._shares(name):
+            user, group = ((share[kind] or {}).get("name") for kind in ("user", "group"))
+            if user != owner:
                 path = f"/shares/{quote(name, safe='')}/{quote(share['server']['name'], safe='')}"
-                await _unless_absent(self._hub.request("PATCH", path, {"user": with_user}))
+                shared_with = {"user": user} if user else {"group": group}
+                await _unless_absent(self._hub.request("PATCH", path, shared_with))
+
+    async def _shares(self, name: str) -> list[dict[str, Any]]:
+        """Return all that is shared of a user."""
+        found: list[dict[str, Any]] = []
+        while True:
+            query = f"/shares/{quote(name, safe='')}?offset={len(found)}&limit={PAGE_SHARES}"
+            answer = await _unless_absent(self._hub.request("GET", query))
+            page = [] if answer is None else answer[1]["items"]
+            found += page
+            if answer is None or not page or answer[1]["_pagination"]["next"] is None:
+                return found
 
 
 def activity(model: dict[str, Any]) -> float | None:

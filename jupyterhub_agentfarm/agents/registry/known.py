@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from ...errors import ConflictError
 from ...services.followers import Followers
 from ..access import unknown_agent
-from ..models import Agent
-from .store import AgentStore, KeptAgent, Stage
+from ..models import Agent, AgentState
+from .store import AgentStore, KeptAgent, Stage, taken
 
 #: The topic of those who follow all agents; the events are `agent`, with the record.
 AGENTS = "agents"
@@ -65,6 +66,35 @@ class KnownAgents:
             raise unknown_agent(name)
         return found
 
+    def check_free(self, name: str) -> None:
+        """Return when a new agent can have this name.
+
+        Raises
+        ------
+        ConflictError
+            It is taken.
+        """
+        known = self.kept(name)
+        if known is not None and known.stage == "registering":
+            raise ConflictError(f"an earlier registration of {name} is still being undone: try again in a minute")
+        if known is not None:
+            raise ConflictError(taken(known.agent))
+
+    def in_state(self, name: str, *states: AgentState) -> Agent:
+        """Return the agent of this name, which is in one of these states.
+
+        Raises
+        ------
+        NotFoundError
+            There is none.
+        ConflictError
+            It is in another state.
+        """
+        agent = self.agent(name)
+        if agent.state not in states:
+            raise ConflictError(f"the agent {name} is {agent.state}, not {' or '.join(states)}")
+        return agent
+
     def agents(self) -> list[Agent]:
         """Return all agents, the retired ones too, by name."""
         return [agent for name in sorted(self._agents) if (agent := self.find(name)) is not None]
@@ -72,11 +102,23 @@ class KnownAgents:
     def is_active(self, name: str) -> bool:
         """Whether there is an active agent of this name."""
         kept = self._agents.get(name)
-        return kept is not None and kept.stage == "ready" and kept.agent.state == "active"
+        return kept is not None and kept.stage != "registering" and kept.agent.state == "active"
 
-    def in_stage(self, stage: Stage) -> list[str]:
-        """Return the names of those in this stage."""
-        return [name for name, kept in self._agents.items() if kept.stage == stage]
+    def in_stage(self, *stages: Stage) -> list[str]:
+        """Return the names of those in one of these stages."""
+        return [name for name, kept in self._agents.items() if kept.stage in stages]
+
+    def expired(self) -> list[str]:
+        """Return the names of those whose time is over."""
+        return [name for name, end in self._ends() if end <= self._clock()]
+
+    def until_expiry(self, most: float) -> float:
+        """Return how many seconds it is until the next one's time is over, and at most this many."""
+        return min((end - self._clock() for _, end in self._ends()), default=most)
+
+    def _ends(self) -> list[tuple[str, float]]:
+        found = [(agent.name, agent.expires_at) for agent in self.agents() if agent.state != "retired"]
+        return [(name, end) for name, end in found if end]
 
     async def save(self, agent: Agent, stage: Stage) -> Agent:
         """Keep an agent as it is now, and tell those who follow; return it."""

@@ -16,27 +16,27 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import replace
 from typing import Any
 
 from traitlets.config import LoggingConfigurable
 
-from ...errors import AgentFarmError, ConflictError, HubApiError, InvalidField
+from ...errors import AgentFarmError, HubApiError, InvalidField
 from ...faults import Edge
 from ...logs import LogLine
 from ...tasks import OwnedTasks
 from ...traitlets import Seconds
 from ..models import Agent, AgentRequest, AgentState, NewToken
-from .archive import Archiver
 from .hub_users import TASKS_NOTE, HubUsers, activity
 from .known import KnownAgents
 from .limits import FarmLimits, limits_of
 from .names import ReservedNames
+from .packing import Packing
 from .registering import Registrar
 from .requests import AgentChange
-from .settling import Settler
-from .store import STORE_ERRORS, AgentStore, Stage, taken
+from .settling import Settler, stage_after
+from .store import STORE_ERRORS, AgentStore, Stage
 from .tokens import TaskTokens
 
 
@@ -97,8 +97,10 @@ class Registry(LoggingConfigurable):
         self.holds = self._settler.holds
         #: Who is told that the tokens of an agent were revoked.
         self.revoked = self._settler.revoked
+        #: Gives the names of agents with tasks that have not ended.
+        self.busy: Callable[[], Awaitable[Collection[str]]] | None = None
         #: Packs the files of agents that are retired.
-        self.archiver: Archiver | None = None
+        self.packing = Packing()
         #: Who is told of an agent whose record was changed: as it was, and as it is.
         self.changed: list[Callable[[Agent, Agent], None]] = []
 
@@ -146,7 +148,9 @@ class Registry(LoggingConfigurable):
     def left_to_do(self, name: str) -> str:
         """Return what Hub and controller still have to do until they are as the agent's record says; "": nothing."""
         kept = self._known.kept(name)
-        return "" if kept is None or kept.stage == "ready" else self._left.get(name) or "its servers are stopping"
+        if kept is None or kept.stage == "ready":
+            return ""
+        return self._left.get(name) or ("its limits change" if self.is_active(name) else "its servers are stopping")
 
     async def note_activity_of(self, name: str) -> None:
         """Ask the Hub when an active agent was active last; where it does not answer, that stays as it was known."""
@@ -177,7 +181,7 @@ class Registry(LoggingConfigurable):
         """
         owner = request.owner or (by if kind == "user" else "")
         async with self._locks[request.name]:
-            self._check_free(request.name)
+            self._known.check_free(request.name)
             await self._check_owner(owner)
             async with self.reserved.coming(request.name):
                 try:
@@ -200,7 +204,7 @@ class Registry(LoggingConfigurable):
             It is not active.
         """
         async with self._locks[name]:
-            agent = self._in_state(name, "active")
+            agent = self._known.in_state(name, "active")
             await self._settler.revoke(name, (TASKS_NOTE,))
             token = await self._registrar.mint(agent, seconds)
         self.log.info("%s", LogLine("token of agent replaced", agent=name, by=by, token_expires=token.expires_at))
@@ -236,11 +240,12 @@ class Registry(LoggingConfigurable):
         detail = f"{reason} ({by})" if reason else f"by {by}"
         kept = self._known.kept(name)
         if kept is not None and kept.stage == "archiving" and not archive:
+            self.packing.drop(name)  # it has the lock
             return await self._end(name, ("retired",), "retired", kept.agent.detail)
         if not archive:
             return await self._end(name, ("active", "suspended"), "retired", detail)
-        self._in_state(name, "active", "suspended")
-        self._archiver().check(name)
+        self._known.in_state(name, "active", "suspended")
+        self.packing.check(name)
         return await self._end(name, ("active", "suspended"), "retired", detail, "archiving")
 
     async def resume(self, name: str, by: str) -> Agent:
@@ -254,9 +259,10 @@ class Registry(LoggingConfigurable):
             It is not suspended.
         """
         async with self._locks[name]:
-            agent = self._in_state(name, "suspended")
-            if self.left_to_do(name):  # or tokens that were to be revoked would be good again
-                await self._settler.settle(agent)
+            agent = self._known.in_state(name, "suspended")
+            kept = self._known.kept(name)
+            if kept is not None and kept.stage != "ready":  # or tokens that were to be revoked would be good again
+                await self._settler.settle(agent, kept.stage)
             await self._limits.allow(agent)
             agent = await self._known.save(replace(agent, state="active", detail=""), "ready")
         self.log.info("%s", LogLine("agent resumed", agent=name, by=by))
@@ -275,20 +281,20 @@ class Registry(LoggingConfigurable):
             The owner is no user of the Hub, or a label or kernel is none.
         """
         async with self._locks[name]:
-            agent = self._in_state(name, "active", "suspended")
+            agent = self._known.in_state(name, "active", "suspended")
             changed = change.applied(agent, self._clock())
             limits_of(changed)  # refuses what the controller would
             if changed.owner != agent.owner:
                 await self._check_owner(changed.owner)
-            if agent.state == "active":
-                await self._limits.allow(changed)
-            stage: Stage = "settling" if self.left_to_do(name) else "ready"
-            changed = await self._known.save(changed, stage)
+            kept = self._known.kept(name)
+            assert kept is not None  # it is in one of these states
+            changed = await self._known.save(changed, stage_after(kept, changed))
             for callback in self.changed:
                 callback(agent, changed)
+        await self._settle_soon(name)
         self.log.info("%s", LogLine("agent changed", agent=name, by=by, owner=changed.owner,
                                     expires=changed.expires_at))  # fmt: skip
-        return changed
+        return self.agent(name)
 
     # ---- inside ----
 
@@ -296,50 +302,33 @@ class Registry(LoggingConfigurable):
         if not owner or self.find(owner) is not None or await self._users.find(owner) is None:
             raise InvalidField("owner", "a user of the Hub who is no agent", owner)
 
-    def _in_state(self, name: str, *states: AgentState) -> Agent:
-        agent = self.agent(name)
-        if agent.state not in states:
-            raise ConflictError(f"the agent {name} is {agent.state}, not {' or '.join(states)}")
-        return agent
-
-    def _archiver(self) -> Archiver:
-        if self.archiver is None:
-            raise ConflictError("workspaces cannot be archived here: keep it")
-        return self.archiver
-
     async def _end(
-        self,
-        name: str,
-        states: tuple[AgentState, ...],
-        state: AgentState,
-        detail: str,
-        stage: Stage = "settling",
+        self, name: str, states: tuple[AgentState, ...], state: AgentState, detail: str, stage: Stage = "settling"
     ) -> Agent:
         async with self._locks[name]:
-            agent = self._in_state(name, *states)
+            agent = self._known.in_state(name, *states)
             ended_at = self._clock() if state == "retired" else None
             agent = replace(agent, state=state, detail=detail, ended_at=ended_at)
-            await self._known.save(agent, stage)
+            moving = stage == "settling" and name in self._known.in_stage("moving")
+            await self._known.save(agent, "moving" if moving else stage)
             self.tokens.forget(name)
         self.log.info("%s", LogLine(f"agent {state}", agent=name, detail=detail))
-        settling = self._owned.start(self._quietly(self._settle(name), name), f"settling {name}")
-        await asyncio.wait({settling}, timeout=self.patience)
+        await self._settle_soon(name)
         return self.agent(name)
 
-    def _check_free(self, name: str) -> None:
-        known = self._known.kept(name)
-        if known is not None and known.stage == "registering":
-            raise ConflictError(f"an earlier registration of {name} is still being undone: try again in a minute")
-        if known is not None:
-            raise ConflictError(taken(known.agent))
+    async def _settle_soon(self, name: str) -> None:
+        """Begin to do what is left to do, and return when it is done, or takes too long for a request."""
+        settling = self._owned.start(self._settle_quietly(name), f"settling {name}")
+        await asyncio.wait({settling}, timeout=self.patience)
 
     # ---- what is done again and again ----
 
     async def _look_after(self) -> None:
         while True:
             await self._quietly(self._retire_expired())
-            for name in (*self._known.in_stage("settling"), *self._known.in_stage("archiving")):
-                self._owned.start_single(self._quietly(self._settle(name), name), f"settling {name} again")
+            await self._quietly(self._hold_retired())
+            for name in filter(self.packing.due, self._known.in_stage("settling", "moving", "archiving")):
+                self._owned.start_single(self._settle_quietly(name), f"settling {name} again")
             for name in self._known.in_stage("registering"):
                 await self._quietly(self._undo(name), name)
             await self._quietly(self._note_activity())
@@ -356,20 +345,25 @@ class Registry(LoggingConfigurable):
             self._left[name] = message = exc.message if isinstance(exc, AgentFarmError) else str(exc)
             self.log.warning("%s", LogLine("agents are looked after again later", agent=name or None, detail=message))
 
+    async def _settle_quietly(self, name: str) -> None:
+        await self._quietly(self._settle(name), name)
+
     async def _settle(self, name: str) -> None:
         async with self._locks[name]:
             kept = self._known.kept(name)
             if kept is not None and kept.stage == "archiving":
                 await self._archive(kept.agent)
                 kept = self._known.kept(name)
-            if kept is not None and kept.stage == "settling":
-                await self._settler.settle(kept.agent)
+            if kept is not None and kept.stage in ("settling", "moving"):
+                await self._settler.settle(kept.agent, kept.stage)
                 await self._known.save(kept.agent, "ready")
                 self.log.info("%s", LogLine("agent settled", agent=name, state=kept.agent.state))
 
     async def _archive(self, agent: Agent) -> None:
         await self._settler.close(agent)
-        path = await self._archiver().pack(agent.name)
+        path = await self.packing.pack(agent.name)
+        if path is None:
+            return
         await self._known.save(replace(agent, detail=f"{agent.detail}; its files are in {path}"), "settling")
         self.log.info("%s", LogLine("agent archived", agent=agent.name, path=path))
 
@@ -381,10 +375,15 @@ class Registry(LoggingConfigurable):
         self.log.info("%s", LogLine("registration undone", agent=name))
 
     async def _retire_expired(self) -> None:
-        now = self._clock()
-        for agent in self.agents():
-            if agent.state != "retired" and agent.expires_at is not None and agent.expires_at <= now:
-                await self._end(agent.name, ("active", "suspended"), "retired", "expired")
+        for name in self._known.expired():
+            await self._end(name, ("active", "suspended"), "retired", "expired")
+
+    async def _hold_retired(self) -> None:
+        """End the tasks that came to an agent while it was retired, by a request that had been let in before."""
+        for name in await self.busy() if self.busy is not None else ():
+            agent = self.find(name)
+            if agent is not None and agent.state == "retired":
+                await self._settler.hold(name, "agent_retired")
 
     async def _note_activity(self) -> None:
         if any(agent.state == "active" for agent in self.agents()):
@@ -394,6 +393,4 @@ class Registry(LoggingConfigurable):
 
     def _pause(self) -> float:
         """Return how long until the agents are looked at again: not beyond the next expiry."""
-        ends = [agent.expires_at for agent in self.agents() if agent.state != "retired" and agent.expires_at]
-        soonest = min((end - self._clock() for end in ends), default=self.check_interval)
-        return float(max(0.05, min(self.check_interval, soonest)))
+        return float(max(0.05, min(self.check_interval, self._known.until_expiry(self.check_interval))))

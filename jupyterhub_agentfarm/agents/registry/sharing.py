@@ -73,16 +73,11 @@ class ServerSharing:
         """Nothing is shared for a node."""
 
     def owner_changed(self, before: Agent, after: Agent) -> None:
-        """Share an agent's running servers with its new owner, and none of its servers with the old one."""
+        """Share an agent's running servers with its new owner; that the old one loses them is the registry's care."""
         if before.owner != after.owner:
-            work = self._move(after.name, before.owner)
-            self._owned.start_single(work, f"sharing anew the servers of {after.name}", replace=True)
-
-    async def _move(self, name: str, former: str) -> None:
-        await self._try(name, former, self._users.unshare(name, former))
-        for lease in list(self._leases.values()):
-            if lease["owner"] == name:
-                self._share_soon(lease, anew=True)
+            for lease in list(self._leases.values()):
+                if lease["owner"] == after.name:
+                    self._share_soon(lease, anew=True)
 
     # ---- sharing ----
 

@@ -4,7 +4,8 @@ An agent's row says how far the outside world is, so that a service that was kil
 
     registering   the Hub user, its limits and its token are being made; if that does not end well, all of it is undone
     archiving     retired here; its files are to be packed before its servers are stopped
-    settling      suspended or retired here; tokens, servers or limits may still have to follow
+    settling      changed, suspended or retired here; tokens, servers or limits may still have to follow
+    moving        the same, and it has another owner: nobody else is to open its servers any more
     ready         Hub and controller are as the record says
 """
 
@@ -24,7 +25,7 @@ from ..models import Agent
 
 #: What an unusable database raises.
 STORE_ERRORS = (sa.exc.SQLAlchemyError, OSError)
-Stage = Literal["registering", "archiving", "settling", "ready"]
+Stage = Literal["registering", "archiving", "settling", "moving", "ready"]
 
 agents_table = sa.Table(
     "agents",

@@ -268,6 +268,12 @@ class TaskStore:
         query = sa.select(*columns).where(table.task == task_id).order_by(table.attempt, table.path)
         return [Artifact(*row) for row in await self._rows(query)]
 
+    async def busy(self) -> set[str]:
+        """Return the names of agents with tasks that have not ended."""
+        table = tasks_table.c
+        query = sa.select(table.agent).where(table.state.not_in(FINAL_STATES)).distinct()
+        return {row.agent for row in await self._rows(query)}
+
     async def counts(self) -> dict[str, dict[TaskState, int]]:
         """Return how many tasks each agent has in each state that some are in."""
         query = sa.select(tasks_table.c.agent, tasks_table.c.state, sa.func.count())
