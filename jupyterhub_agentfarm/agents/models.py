@@ -311,6 +311,8 @@ class Task:
     changed_at: float
     #: Number of the newest attempt; 0: there was none.
     attempt: int = 0
+    #: Name of the Hub server of the newest attempt, which may be one that an earlier task left; None: there was none.
+    server_name: str | None = None
     #: Attempts that count towards `max_attempts`.
     failures: int = 0
     #: Attempts that the task may have: `max_attempts`, and one more for each retry that was asked for.

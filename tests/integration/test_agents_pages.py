@@ -12,9 +12,12 @@ import nbformat
 import pytest
 from agents_site import AgentsSite, agents_site, make_agent
 from chromium import browser_context
+from node_records import request
 from waiting import eventually
 
 from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskError, TaskRequest
+from jupyterhub_agentfarm.models import Lease
+from jupyterhub_agentfarm.records import to_json
 
 playwright = pytest.importorskip("playwright.async_api")
 v4 = nbformat.v4
@@ -196,6 +199,17 @@ async def test_the_board_follows_and_filters(site: AgentsSite) -> None:
         await eventually(lambda: settled(rows, 3), "the old ones are shown")
         await rows.first.get_by_role("button", name="Cancel").click()
         assert task.agent == "bot"
+
+
+async def test_the_board_tells_the_node_of_a_task_in_an_earlier_tasks_server(site: AgentsSite) -> None:
+    """The server of a task need not have a name after it."""
+    lease = Lease("1" * 32, "bot", "task-00000000-1", "running", 1, request("bot", "task-00000000-1"), 0.0, "n1")
+    site.farm.leases[lease.id] = to_json(lease)
+    task, _ = await site.book.submit(TaskRequest(notebook={}), "bot", "ada", b"{}")
+    await site.book.claim(task.id, lease.server_name)
+    async with a_page(site) as page:
+        await page.goto(site.url)
+        await page.locator("#tasks tr").first.get_by_text("on n1").wait_for()
 
 
 async def settled(rows: playwright.Locator, count: int) -> bool:

@@ -69,7 +69,7 @@ class TaskRecords(LoggingConfigurable):
         return await self._store.changes_of_all(after, limit)
 
     async def available(self, limit: int = 100, skip: int = 0) -> list[Task]:
-        """Return tasks that may be claimed: of each agent, by priority and then by age, at most `limit` after `skip`."""
+        """Return tasks that may be claimed: of each agent at most `limit` after `skip`, by priority and then by age."""
         return await self._store.available(limit, skip)
 
     async def executing(self) -> list[tuple[Task, Attempt]]:

@@ -142,6 +142,7 @@ def claim(tables: Tables, task_id: str, server_name: str | None, agent: str | No
         raise ConflictError(f"task {task_id} was handed over from {agent} to {available.agent}")
     task = states.claimed(available, tables.now)
     name = server_name if server_name is not None else f"task-{task.id[:8]}-{task.attempt}"
+    task = replace(task, server_name=name)
     attempt = Attempt(task.id, task.attempt, 0, task.agent, name, "starting", tables.now)
     tables.change(task, Why("claimed", task.detail))
     return task, tables.add_attempt(attempt)

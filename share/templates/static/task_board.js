@@ -85,7 +85,7 @@ const board = (() => {
     if (task.state !== "executing") return because(task);
     if (task.ending) return REASONS[task.ending];
     const agent = farm.agents.get(task.agent);
-    const server = agent && agent.servers.find((one) => one.name === `task-${task.id.slice(0, 8)}-${task.attempt}`);
+    const server = agent && agent.servers.find((one) => one.name === task.server_name);
     return server && server.node ? `on ${server.node}` : server && server.detail ? server.detail : "";
   }
 

@@ -80,6 +80,7 @@ async def test_a_claim_begins_an_attempt(world: World) -> None:
     assert (attempt.number, attempt.phase, attempt.server_name) == (1, "starting", f"task-{task.id[:8]}-1")
     _, other = await world.book.claim((await world.submit()).id, "warm")
     assert other.server_name == "warm"
+    assert [each.server_name for each in await world.book.tasks()] == ["warm", attempt.server_name]
     assert other.fence > attempt.fence
     with pytest.raises(ConflictError, match="executing"):
         await world.book.claim(task.id)
