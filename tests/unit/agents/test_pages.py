@@ -142,7 +142,7 @@ async def test_a_frame_says_why_there_is_no_notebook(world: World) -> None:
 
 
 async def test_how_vs_code_connects(world: World) -> None:
-    """A person is given the scopes of a token for themselves, and an owner the agent's; running servers are named."""
+    """A person is given the scopes of a token for themselves, an owner that for each running server of the agent."""
     own = await world.get("connect")
     assert "access:servers!user=ada read:servers!user=ada servers!user=ada" in own.text
     assert "No server of yours runs" in own.text
@@ -150,5 +150,8 @@ async def test_how_vs_code_connects(world: World) -> None:
     world.site.farm.leases["2"] = LEASE | {"server_name": "waiting-one", "state": "waiting"}
     agents = await world.get("connect?user=bot")
     assert "<b>work</b>" in agents.text
+    assert "{origin}/user/bot/work/?token=TOKEN</div>" in agents.text
+    assert "access:servers!server=bot/work</div>" in agents.text
+    assert "access:servers!user=bot" not in agents.text
     assert "on n7 · 1 GPU<" in agents.text
     assert "waiting-one" not in agents.text
