@@ -12,7 +12,7 @@ from datetime import datetime
 from http.client import responses
 from typing import Any
 
-from ...errors import AgentFarmError, HubApiError, NotFoundError
+from ...errors import AgentFarmError, HubApiError, NotFoundError, Overloaded, TooMany
 from ...services.handlers import PageHandler
 from ..access import AgentsHandler, acts_for, manages, sees_agent, sees_task, unknown_agent
 from ..models import Agent, Task
@@ -194,8 +194,11 @@ class NotebookDocument(AgentsPageHandler):
         if not self._framed():
             super().write_error(status_code, **kwargs)
             return
-        message = error.message if isinstance(error, AgentFarmError) else responses.get(status_code, "Error")
-        self._send(self.service.renderer.message(message))
+        message = responses.get(status_code, "Error")
+        if isinstance(error, AgentFarmError):
+            message = error.message
+            self.set_status(error.http_status)
+        self._send(self.service.renderer.message(message, again=isinstance(error, (TooMany, Overloaded))))
 
 
 #: Routes below the service's prefix.

@@ -107,9 +107,10 @@ class Renderer:
             raise NotRendered(f"this is no notebook that can be shown ({text})")
         return self._framed(text)
 
-    def message(self, text: str) -> bytes:
-        """Return a document that says `text` in a notebook's place."""
-        return self._framed(f'<p class="message">{html.escape(text)}</p>')
+    def message(self, text: str, *, again: bool = False) -> bytes:
+        """Return a document that says `text` in a notebook's place; a page that frames it may try `again`."""
+        mark = " data-again" if again else ""
+        return self._framed(f'<p class="message"{mark}>{html.escape(text)}</p>')
 
     def _framed(self, body: str) -> bytes:
         return self._frame.get_template("notebook.html").render(body=body).encode()

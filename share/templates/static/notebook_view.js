@@ -42,12 +42,15 @@ function notebookView(place) {
     next.onload = () => {
       const made = next;
       next = null;
+      const root = rootOf(made);
+      const later = root && Element.prototype.querySelector.call(root, "p.message[data-again]");
+      if (later && shown) { made.remove(); refresh(); return; } // others are being made: what is shown stays
       made.className = "";
       fit(made);
       if (made.contentDocument) made.contentDocument.addEventListener("click", links);
       for (const before of [...place.children]) if (before !== made) before.remove();
       shown = made;
-      if (again) { again = false; refresh(); }
+      if (again || later) { again = false; refresh(); }
     };
     place.append(next);
   }

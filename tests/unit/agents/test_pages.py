@@ -15,6 +15,7 @@ from hub_double import HubDouble, hub_double
 from jupyterhub_agentfarm.agents.access import MANAGE
 from jupyterhub_agentfarm.agents.models import TaskRequest
 from jupyterhub_agentfarm.agents.pages.pages import FRAMED_POLICY, NOTEBOOK_POLICY
+from jupyterhub_agentfarm.errors import TooMany
 
 HTML = {"Accept": "text/html"}
 FRAMED = {"Sec-Fetch-Dest": "iframe"}
@@ -139,6 +140,18 @@ async def test_a_frame_says_why_there_is_no_notebook(world: World) -> None:
     framed = await world.get(f"tasks/{broken.id}/rendered", **FRAMED)
     assert "this is no notebook that can be shown" in framed.text
     assert "<b>" not in framed.text
+
+
+async def test_a_page_tries_again_when_others_are_being_made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame says so, marked for the page's script; outside of a frame it is 429."""
+
+    async def full(notebook: bytes, user: str) -> None:
+        raise TooMany("2 notebooks are becoming pages for you already")
+
+    monkeypatch.setattr(world.site.renderer, "document", full)
+    framed = await world.get(f"tasks/{world.task}/rendered", **FRAMED)
+    assert (framed.status, '<p class="message" data-again>2 notebooks' in framed.text) == (429, True)
+    assert (await world.get(f"tasks/{world.task}/rendered")).status == 429
 
 
 async def test_how_vs_code_connects(world: World) -> None:
