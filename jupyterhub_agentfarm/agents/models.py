@@ -311,6 +311,8 @@ class Task:
     changed_at: float
     #: Number of the newest attempt; 0: there was none.
     attempt: int = 0
+    #: Kernel that its notebook names, where that is known only since an attempt read it on its server; "": it is not.
+    kernel: str = ""
     #: Name of the Hub server of the newest attempt, which may be one that an earlier task left; None: there was none.
     server_name: str | None = None
     #: Attempts that count towards `max_attempts`.

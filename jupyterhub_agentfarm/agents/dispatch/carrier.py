@@ -362,8 +362,13 @@ class Carrier:
         pause = self._parts.pause_after(outcome, self.task.failures)
         while True:
             with Edge(log, f"the end of {self.attempt.key} is not written down yet", (Fenced,)):
-                return await self._book.finish(self.attempt, outcome.reason, outcome.detail, outcome.error, pause)
+                ended = (outcome.reason, outcome.detail, outcome.error, pause, self._missing_kernel(outcome))
+                return await self._book.finish(self.attempt, *ended)
             await asyncio.sleep(self._parts.retry_interval)
+
+    def _missing_kernel(self, outcome: Outcome) -> str:
+        """Return the kernel that was not asked for because only the notebook's file on the server names it."""
+        return "" if self.options.kernel else outcome.kernel
 
     def _leave(self, outcome: Outcome) -> None:
         agent, name = self.attempt.agent, self.attempt.server_name

@@ -268,6 +268,7 @@ class Dispatcher(LoggingConfigurable):
         if len(self._lost_on) >= _MOST_KEPT:
             self._lost_on.clear()
         self._lost_on.pop(attempt.task, None)
+        self._wanted.pop(attempt.task, None)
         if outcome in _LOST:
             self._lost_on[attempt.task] = attempt.node
 
@@ -324,7 +325,7 @@ class Dispatcher(LoggingConfigurable):
         return wanted
 
     def _options(self, task: Task) -> UserOptions:
-        return self._carriers.servers.options(task.request.options, self._kernels.get(task.id, ""))
+        return self._carriers.servers.options(task.request.options, task.kernel or self._kernels.get(task.id, ""))
 
     async def _read_kernel(self, task: Task) -> None:
         """Note which kernel the task's notebook names."""

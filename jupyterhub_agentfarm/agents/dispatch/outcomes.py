@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...models import KERNEL_NAME
 from ...runs.client import RunRefused
 from ..models import TaskError, TaskReason
 from .told import ToldRun
@@ -43,6 +44,8 @@ class Outcome:
     error: TaskError | None = None
     #: Whether its server may be used for another task.
     sound: bool = False
+    #: Kernel that the notebook names and that its server does not have.
+    kernel: str = ""
 
 
 def outcome_of(run: ToldRun, notes: tuple[str, ...] = ()) -> Outcome:
@@ -57,7 +60,8 @@ def outcome_of(run: ToldRun, notes: tuple[str, ...] = ()) -> Outcome:
     """
     reason: TaskReason = "completed" if run.state == "completed" else REASONS.get(run.reason or "", "internal")
     detail = " ".join([*filter(None, [run.detail]), *run.cut, *notes])
-    return Outcome(reason, detail, run.error, sound=reason not in _UNSOUND)
+    missing = run.kernel_name if reason == "kernel_not_found" and KERNEL_NAME.fullmatch(run.kernel_name) else ""
+    return Outcome(reason, detail, run.error, sound=reason not in _UNSOUND, kernel=missing)
 
 
 def refused_run(refusal: RunRefused) -> Outcome:

@@ -297,6 +297,7 @@ class TaskBook(TaskRecords):
 
         Parameters
         ----------
+        kernel: str = "",
         outcome
             "completed", a reason of the farm or of the notebook, or that for which its end was asked.
         detail
@@ -310,8 +311,10 @@ class TaskBook(TaskRecords):
         ------
         Fenced
             The attempt is over already.
+        kernel
+            Kernel that the notebook turned out to name, where the attempt's server has none of it.
         """
-        ended = states.Ended(outcome, detail, error, pause_seconds)
+        ended = states.Ended(outcome, detail, error, pause_seconds, kernel)
         return await self._do(steps.finish, attempt, ended)
 
     async def keep_notebook(self, attempt: Attempt, notebook: bytes) -> None:

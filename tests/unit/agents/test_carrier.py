@@ -151,6 +151,14 @@ async def test_lies_end_the_attempt_and_nothing_else(site: Site, lie: dict[str, 
     assert [each.state for each in await site.book.tasks()] == ["available"]
 
 
+@pytest.mark.parametrize(("name", "state"), [("ir", "retryable"), ("../x", "discarded")])
+async def test_a_kernel_that_the_server_lacks(site: Site, name: str, state: str) -> None:
+    """The kernel that a notebook names on its server is asked for in the next attempt, if it is the name of one."""
+    site.server.run |= {"state": "failed", "reason": "kernel_not_found", "kernel_name": name}
+    task, _ = await site.carried()
+    assert (task.state, task.reason, task.kernel) == (state, "kernel_not_found", name if state == "retryable" else "")
+
+
 async def test_a_list_of_files_that_is_none(site: Site) -> None:
     """What is told of artifacts is checked as well."""
     site.server.answers["GET /artifacts"] = lambda _: _later(told({"artifacts": [{"path": [], "sha256": 1}]}))

@@ -26,7 +26,7 @@ from jupyterhub_agentfarm.agents.metrics import TaskMetrics
 from jupyterhub_agentfarm.agents.models import AgentLimits, Attempt, Task, TaskReason, TaskRequest
 from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.controller.views import node_view
-from jupyterhub_agentfarm.errors import ConflictError, FarmUnavailable
+from jupyterhub_agentfarm.errors import ConflictError, FarmUnavailable, Fenced
 from jupyterhub_agentfarm.inventory.database import Database
 from jupyterhub_agentfarm.models import Lease, UserOptions
 from jupyterhub_agentfarm.records import to_json
@@ -283,6 +283,16 @@ async def test_leftovers_are_those_of_tasks(world: World, monkeypatch: pytest.Mo
     await eventually(lambda: stopped, "one is stopped")
     await servers.aclose()
     assert stopped == ["task-0123abcd-12"]
+
+
+async def test_a_kernel_that_was_missing_is_asked_for(world: World) -> None:
+    """The next attempt of a task at a path gets the kernel that the first one found in the file."""
+    await world.dispatcher.open()
+    await world.submit(content=None)
+    first = await world.begun(1)
+    await world.book.finish(first.attempt, "kernel_not_found", "there is no ir", kernel="ir")
+    first.ended.set_exception(Fenced(first.task.id, 1))
+    assert (first.options.kernel, (await world.begun(2)).options.kernel) == ("", "ir")
 
 
 async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -> None:

@@ -7,6 +7,7 @@ from task_books import World
 
 from jupyterhub_agentfarm.agents.models import TaskError, TaskReason, TaskState
 from jupyterhub_agentfarm.errors import ConflictError, Fenced, InvalidField, NotFoundError
+from jupyterhub_agentfarm.models import UserOptions
 
 
 async def reasons(world: World, task_id: str) -> list[tuple[TaskState, TaskReason]]:
@@ -96,6 +97,19 @@ async def test_what_becomes_known_of_an_attempt_is_kept(world: World) -> None:
     assert (await world.book.executing())[0][1] == noted
     with pytest.raises(ValueError, match="number"):
         await world.book.note(attempt, number=2)
+
+
+async def test_a_kernel_that_only_the_servers_file_names(world: World) -> None:
+    """The task is tried again with the kernel that its run told, once, and not where the task named one itself."""
+    _, attempt = await world.executing(max_attempts=1)
+    task = await world.book.finish(attempt, "kernel_not_found", "there is no julia", kernel="julia")
+    assert (task.state, task.reason, task.kernel, task.failures) == ("retryable", "kernel_not_found", "julia", 0)
+    await world.book.promote(world.clock.now)
+    _, attempt = await world.book.claim(task.id)
+    task = await world.book.finish(attempt, "kernel_not_found", "there is no julia", kernel="julia")
+    assert (task.state, task.reason) == ("discarded", "kernel_not_found")
+    _, attempt = await world.executing(options=UserOptions(kernel="julia"))
+    assert (await world.book.finish(attempt, "kernel_not_found", "", kernel="julia")).state == "discarded"
 
 
 async def test_completed(world: World) -> None:
