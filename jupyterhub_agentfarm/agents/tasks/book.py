@@ -262,6 +262,11 @@ class TaskBook(TaskRecords):
     ) -> tuple[Task, Attempt]:
         """Begin an attempt of a task, in the server named, or in one with a name of its own.
 
+        Parameters
+        ----------
+        agent
+            Whose task it was when it was chosen; None: it may be anybody's.
+
         Raises
         ------
         NotFoundError
@@ -292,12 +297,12 @@ class TaskBook(TaskRecords):
         detail: str = "",
         error: TaskError | None = None,
         pause_seconds: float = 0,
+        kernel: str = "",
     ) -> Task:
         """End an attempt; what becomes of its task is decided by :func:`.states.after_attempt`.
 
         Parameters
         ----------
-        kernel: str = "",
         outcome
             "completed", a reason of the farm or of the notebook, or that for which its end was asked.
         detail
@@ -306,13 +311,13 @@ class TaskBook(TaskRecords):
             The exception that the notebook ended with.
         pause_seconds
             How long the task waits before another attempt.
+        kernel
+            Kernel that the notebook turned out to name, where the attempt's server has none of it.
 
         Raises
         ------
         Fenced
             The attempt is over already.
-        kernel
-            Kernel that the notebook turned out to name, where the attempt's server has none of it.
         """
         ended = states.Ended(outcome, detail, error, pause_seconds, kernel)
         return await self._do(steps.finish, attempt, ended)
@@ -344,11 +349,6 @@ class TaskBook(TaskRecords):
         """
         await self._store.check_current(attempt)
         received = await self.files.receive(attempt, path, content)
-        try:
-            await self.add_artifact(attempt, received.artifact)
-        except BaseException:
-            await self.files.drop(received)
-            raise
         # Not one of the two without the other, whatever becomes of who waits.
         keeping = asyncio.create_task(self._keep(attempt, received), name=f"keeping {path}")
         self._keeping.add(keeping)
@@ -357,6 +357,11 @@ class TaskBook(TaskRecords):
         return received.artifact
 
     async def _keep(self, attempt: Attempt, received: Received) -> None:
+        try:
+            await self.add_artifact(attempt, received.artifact)
+        except BaseException:
+            await self.files.drop(received)
+            raise
         await self.files.keep(received)
 
     def _kept(self, keeping: asyncio.Task[None]) -> None:
