@@ -201,6 +201,22 @@ async def test_suspended_agents_wait_and_retired_ones_do_not(site: TasksHub, tmp
     assert (await site.ended(last))["state"] == "cancelled"
 
 
+async def test_what_is_handed_over_executes_as_the_other_agent(site: TasksHub, tmp_path: Path) -> None:
+    """A task that another agent takes over runs in a server of that agent's, as its user, and is its task."""
+    await site.register("giver")
+    await site.register("taker")
+    first = await site.submit("giver", WAIT.format(go=str(tmp_path / "go")))
+    task = await site.submit("giver", "import os\nprint(os.environ['JUPYTERHUB_USER'])", after=[first])
+    await site.running(first)
+    await site.request("POST", f"tasks/{task}/handover", {"to": "taker"})
+    (tmp_path / "go").touch()
+    view = await site.ended(task)
+    assert (view["state"], view["agent"]) == ("completed", "taker"), view
+    assert [attempt["agent"] for attempt in view["attempts"]] == ["taker"]
+    assert texts(await site.request("GET", f"tasks/{task}/notebook", agent="taker")) == "taker\n"
+    assert (await site.ended(first))["agent"] == "giver"
+
+
 async def test_metrics_are_for_those_who_may(site: TasksHub) -> None:
     """Who holds read:metrics gets the page of tasks; an agent does not."""
     await site.ended(await site.submit("bot", "1"))
