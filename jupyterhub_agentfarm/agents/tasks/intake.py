@@ -21,8 +21,6 @@ from typing import Any
 from ...bodies import decode
 from ...errors import AgentFarmError, InvalidField
 from ...records import from_json, to_json
-from ...runs.notebooks import executes, parse_notebook
-from ...runs.parameters import source
 from ...services.turns import Turns
 from ..models import TaskRequest
 
@@ -63,6 +61,8 @@ def read(body: bytes) -> Submitted:
         check_path(request.path)
         _check_parameters(request.parameters, "python")
         return Submitted(request)
+    from ...runs.notebooks import executes, parse_notebook  # it takes seconds, for which the service need not wait
+
     data: Any = request.notebook
     text = json.dumps(data, separators=(",", ":")).encode()
     notebook = parse_notebook(data, "notebook")
@@ -96,6 +96,8 @@ def check_path(path: str) -> None:
 def _check_parameters(parameters: Mapping[str, Any], language: str) -> None:
     if not parameters:
         return
+    from ...runs.parameters import source
+
     text = source(parameters, language)
     if len(text) > MAX_PARAMETERS_BYTES:
         wanted = f"at most {MAX_PARAMETERS_BYTES} characters long: put data into the workspace"

@@ -6,7 +6,6 @@ import asyncio
 import re
 from typing import Annotated, Any
 
-import nbformat
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -68,7 +67,7 @@ class TaskTools(Tools):
         if (cells is None) == (path is None):
             raise InvalidField("cells", "given, or `path`, and not both", None if cells is None else "both")
         if cells is not None:
-            body["notebook"] = _notebook(cells, resources.kernel if resources else "")
+            body["notebook"] = await asyncio.to_thread(_notebook, cells, resources.kernel if resources else "")
         else:
             body["path"] = path
         body["options"] = resources.options() if resources else {}
@@ -125,6 +124,8 @@ def _checked(task_id: str) -> str:
 
 
 def _notebook(cells: list[str], kernel: str) -> dict[str, Any]:
+    import nbformat  # it takes seconds, for which the service need not wait
+
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     if kernel:
         notebook.metadata["kernelspec"] = {"name": kernel, "display_name": kernel}
