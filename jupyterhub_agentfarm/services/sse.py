@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from tornado import iostream, web
@@ -25,10 +25,17 @@ def encode_event(event: str, data: Any, event_id: int | None = None) -> str:
     return f"{head}event: {event}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
 
 
-async def stream_events(handler: web.RequestHandler, events: AsyncIterator[Sent]) -> None:
+async def stream_events(
+    handler: web.RequestHandler, events: AsyncIterator[Sent], allowed: Callable[[], bool] = lambda: True
+) -> None:
     """Send `events` (name, JSON-ready data, and for some an id) to the client until they end or it goes away.
 
     The iterator is closed in every case.
+
+    Parameters
+    ----------
+    allowed
+        Whether the client may still have them; asked before each event, and once in a while.
     """
     handler.set_header("Content-Type", "text/event-stream")
     handler.set_header("Cache-Control", "no-cache")
@@ -38,6 +45,8 @@ async def stream_events(handler: web.RequestHandler, events: AsyncIterator[Sent]
         await handler.flush()
         while True:
             done, _ = await asyncio.wait({following}, timeout=KEEPALIVE_SECONDS)
+            if not allowed():
+                return
             if not done:
                 handler.write(": keep-alive\n\n")
             elif (event := following.result()) is None:

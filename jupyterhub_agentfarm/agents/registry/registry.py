@@ -95,6 +95,8 @@ class Registry(LoggingConfigurable):
         self._settler.revoked.append(self.tokens.forget)
         #: Who ends the tasks of an agent that is suspended or retired.
         self.holds = self._settler.holds
+        #: How often the tokens of each agent were revoked.
+        self.revocations = self._settler.revocations
         #: Who is told that the tokens of an agent were revoked.
         self.revoked = self._settler.revoked
         #: Gives the names of agents with tasks that have not ended.

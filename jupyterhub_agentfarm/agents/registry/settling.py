@@ -7,6 +7,7 @@ fail, as when the Hub restarts; it is tried again until it is done, and every st
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -38,6 +39,8 @@ class Settler:
     stop_seconds: float
     #: Who ends tasks.
     holds: list[Hold] = field(default_factory=list)
+    #: How often the tokens of each agent were revoked.
+    revocations: Counter[str] = field(default_factory=Counter)
     #: Called with the name of an agent whose tokens were revoked.
     revoked: list[Callable[[str], None]] = field(default_factory=list)
 
@@ -81,6 +84,7 @@ class Settler:
 
     async def revoke(self, name: str, keep_notes: tuple[str, ...] = ()) -> None:
         """Revoke an agent's tokens, and have those who remember them forget them."""
+        self.revocations[name] += 1
         await self.users.revoke(name, keep_notes)
         for callback in self.revoked:
             callback(name)

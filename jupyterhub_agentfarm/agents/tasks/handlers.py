@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, BinaryIO, ClassVar, get_args
 from urllib.parse import quote
 
@@ -48,6 +48,26 @@ class BookHandler(RegistryHandler):
         agent, asked = self.registry.find(task.agent), self.registry.find(task.assignee or "")
         offered = asked is not None and acts_for(self.principal, asked)
         return agent is not None and (offered or sees_task(self.principal, task, agent, self.own))
+
+    def viewer(self) -> Viewer | None:
+        """Return whoever asks, for the database; None: they see all tasks."""
+        if sees_all(self.principal):
+            return None
+        if self.principal.kind != "user":
+            return Viewer("")
+        mine = tuple(agent.name for agent in self.registry.agents() if acts_for(self.principal, agent))
+        projects = (*self.principal.groups, *(self.own.projects if self.own else ()))
+        return Viewer(self.principal.name, mine, projects)
+
+    def allowed(self) -> Callable[[], bool]:
+        """Return what says, later on, whether whoever asks may still follow: no agent whose tokens were revoked may."""
+        revoked = self.registry.revocations[self.principal.name]
+
+        def allowed() -> bool:
+            own = self.own and self.registry.find(self.own.name)
+            return own is None or (own.state == "active" and self.registry.revocations[own.name] == revoked)
+
+        return allowed
 
     async def seen_task(self, task_id: str) -> tuple[Task, Agent]:
         """Return a task that whoever asks may see, and its agent.
@@ -158,7 +178,7 @@ class TasksHandler(LargeBodyHandler, BookHandler):
         states = tuple(self._state(text) for text in self.get_query_arguments("state"))
         cursor = self.text("cursor")
         return TaskFilter(
-            viewer=self._viewer(),
+            viewer=self.viewer(),
             states=states,
             agent=self.text("agent"),
             project=self.text("project"),
@@ -166,15 +186,6 @@ class TasksHandler(LargeBodyHandler, BookHandler):
             limit=self._limit(),
             cursor=None if cursor is None else task_rules.check_task_id(cursor, "cursor"),
         )
-
-    def _viewer(self) -> Viewer | None:
-        if sees_all(self.principal):
-            return None
-        if self.principal.kind != "user":
-            return Viewer("")
-        mine = tuple(agent.name for agent in self.registry.agents() if acts_for(self.principal, agent))
-        projects = (*self.principal.groups, *(self.own.projects if self.own else ()))
-        return Viewer(self.principal.name, mine, projects)
 
     def _state(self, text: str) -> TaskState:
         for state in get_args(TaskState):
@@ -320,9 +331,9 @@ class TaskEventsHandler(BookHandler):
 
     async def get(self, task_id: str) -> None:
         """Send changes, attempts, progress and artifacts until the task has ended, after those since Last-Event-ID."""
-        after = self.last_event() or 0
+        after, allowed = self.last_event() or 0, self.allowed()
         await self.seen_task(task_id)
-        await stream_events(self, task_events(self.book, task_id, after))
+        await stream_events(self, task_events(self.book, task_id, after, self.sees), allowed)
 
 
 class BoardEventsHandler(BookHandler):
@@ -331,7 +342,8 @@ class BoardEventsHandler(BookHandler):
     async def get(self) -> None:
         """Send the changes of all tasks that you may see, after those since Last-Event-ID."""
         after = self.last_event()
-        await stream_events(self, board_events(self.book, self.sees, after))
+        events = board_events(self.book, self.sees, after, self.viewer())
+        await stream_events(self, events, self.allowed())
 
 
 def seal(handler: web.RequestHandler, name: str, media: str) -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 from traitlets.config import LoggingConfigurable
 
 from ..models import Artifact, Attempt, Change, Task, TaskState
-from .store import TaskFilter, TaskStore
+from .store import TaskFilter, TaskStore, Viewer
 
 
 class TaskRecords(LoggingConfigurable):
@@ -64,9 +64,11 @@ class TaskRecords(LoggingConfigurable):
                 found[state] += count
         return found
 
-    async def changes_of_all(self, after: int, limit: int = 1000) -> list[tuple[Task, Change]]:
-        """Return the newest changes of all tasks with a number above `after`, in their order, with the tasks."""
-        return await self._store.changes_of_all(after, limit)
+    async def changes_of_all(
+        self, after: int, limit: int = 500, viewer: Viewer | None = None
+    ) -> list[tuple[Task, Change]]:
+        """Return the first changes with a number above `after` of the tasks that a viewer sees, with the tasks."""
+        return await self._store.changes_of_all(after, limit, viewer)
 
     async def available(self, limit: int = 100, skip: int = 0) -> list[Task]:
         """Return tasks that may be claimed: of each agent at most `limit` after `skip`, by priority and then by age."""

@@ -253,13 +253,12 @@ class TaskStore:
         query = sa.select(*CHANGE_COLUMNS).where(table.task == task_id, table.number > after).order_by(table.number)
         return [Change(*row) for row in await self._rows(query)]
 
-    async def changes_of_all(self, after: int, limit: int) -> list[tuple[Task, Change]]:
-        """Return the newest changes of all tasks with a number above `after`, in their order, with the tasks."""
+    async def changes_of_all(self, after: int, limit: int, viewer: Viewer | None) -> list[tuple[Task, Change]]:
+        """Return the first changes with a number above `after` of the tasks that a viewer sees, with the tasks."""
         table = changes_table.c
         query = sa.select(*TASK_COLUMNS, *CHANGE_COLUMNS).join(tasks_table, table.task == tasks_table.c.id)
-        newest = query.where(table.number > after).order_by(table.number.desc()).limit(limit)
-        found = await self._made(newest, lambda row: (task_of(row), Change(*row[len(TASK_COLUMNS) :])))
-        return found[::-1]
+        first = query.where(table.number > after, *_seen(viewer)).order_by(table.number).limit(limit)
+        return await self._made(first, lambda row: (task_of(row), Change(*row[len(TASK_COLUMNS) :])))
 
     async def artifacts(self, task_id: str) -> list[Artifact]:
         """Return the artifacts of a task, by attempt and path."""
@@ -322,10 +321,7 @@ def _forgettable() -> tuple[sa.ColumnElement[bool], ...]:
 
 def _conditions(wanted: TaskFilter) -> list[sa.ColumnElement[bool]]:
     table = tasks_table.c
-    conditions: list[sa.ColumnElement[bool]] = []
-    if (viewer := wanted.viewer) is not None:
-        mine = (table.created_by == viewer.name, table.assignee.in_((viewer.name, *viewer.agents)))
-        conditions.append(sa.or_(*mine, table.agent.in_(viewer.agents), table.project.in_(viewer.projects)))
+    conditions = _seen(wanted.viewer)
     if wanted.states:
         conditions.append(table.state.in_(wanted.states))
     if wanted.agent is not None:
@@ -335,3 +331,12 @@ def _conditions(wanted: TaskFilter) -> list[sa.ColumnElement[bool]]:
     if wanted.name:
         conditions.append(table.name.icontains(wanted.name, autoescape=True))
     return conditions
+
+
+def _seen(viewer: Viewer | None) -> list[sa.ColumnElement[bool]]:
+    """Whether a task is one that the viewer sees."""
+    if viewer is None:
+        return []
+    table = tasks_table.c
+    mine = (table.created_by == viewer.name, table.assignee.in_((viewer.name, *viewer.agents)))
+    return [sa.or_(*mine, table.agent.in_(viewer.agents), table.project.in_(viewer.projects))]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import postgres
 import pytest
+from task_api import Api, task_api
 from task_books import World, emptied, opened, postgres_server
 
 
@@ -30,4 +31,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
     """An open book of tasks."""
     async with opened(database_url, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    """The API of tasks, served with a few agents."""
+    async with task_api(tmp_path, monkeypatch) as made:
         yield made

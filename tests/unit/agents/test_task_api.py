@@ -5,77 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-import nbformat
 import pytest
-from agents_site import AgentsSite, agents_site, make_agent
-from hub_double import HubDouble, hub_double
+from task_api import Api, notebook
 from waiting import eventually
 
-from jupyterhub_agentfarm.agents.access import MANAGE, READ, SUBMIT
+from jupyterhub_agentfarm.agents.access import MANAGE, READ
 from jupyterhub_agentfarm.agents.client import AgentsClient
-from jupyterhub_agentfarm.agents.models import AgentLimits, AgentRequest, Attempt
+from jupyterhub_agentfarm.agents.models import AgentRequest
 from jupyterhub_agentfarm.agents.registry.requests import AgentChange
 from jupyterhub_agentfarm.agents.tasks import intake as task_intake
 from jupyterhub_agentfarm.errors import AgentFarmError, ConflictError, InvalidField, NotFoundError
-
-
-def notebook(*sources: str, kernel: str = "python3", language: str = "python") -> dict[str, Any]:
-    """Return a notebook of code cells."""
-    cells = [nbformat.v4.new_code_cell(source) for source in sources or ("1 + 1",)]
-    metadata = {"kernelspec": {"name": kernel, "display_name": kernel, "language": language}}
-    made: dict[str, Any] = json.loads(nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata=metadata)))
-    return made
-
-
-class Api:
-    """The service, and clients of it by the name of whoever asks."""
-
-    def __init__(self, site: AgentsSite, hub: HubDouble, stack: AsyncExitStack) -> None:
-        self.site, self.hub, self._stack = site, hub, stack
-        self._clients: dict[str, AgentsClient] = {}
-
-    def client(self, name: str, *scopes: str, groups: tuple[str, ...] = ()) -> AgentsClient:
-        """Return the client of a user, who holds these scopes beside that of submitting."""
-        if name not in self._clients:
-            token = self.hub.token(name, SUBMIT, *scopes, service="agents")
-            self.hub.models[token]["groups"] = list(groups)
-            made = AgentsClient(url=self.site.url, token=token, runtime_dir=self.site.runtime_dir)
-            self._stack.push_async_callback(made.aclose)
-            self._clients[name] = made
-        return self._clients[name]
-
-    async def submit(self, by: str = "bot", **request: Any) -> dict[str, Any]:
-        """Submit a task."""
-        return await self.client(by).submit({"notebook": notebook()} | request)
-
-    async def claim(self, task: dict[str, Any]) -> Attempt:
-        """Begin an attempt, as the dispatcher would."""
-        return (await self.site.book.claim(task["id"]))[1]
-
-
-AGENTS = (
-    make_agent("bot", owner="ada", projects=("sales",), limits=AgentLimits(gpus=1)),
-    make_agent("twin", owner="ada", labels={"zone": "b"}, kernels=("python3", "ir")),
-    make_agent("friend", owner="bob", projects=("sales",)),
-    make_agent("stranger", owner="eve"),
-    make_agent("idle", owner="ada", state="suspended"),
-)
-
-
-@pytest.fixture
-async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    """Serve the API with a few agents."""
-    async with AsyncExitStack() as stack:
-        hub = await stack.enter_async_context(hub_double())
-        for name, value in hub.environment.items():
-            monkeypatch.setenv(name, value)
-        site = await stack.enter_async_context(agents_site(tmp_path, AGENTS))
-        yield Api(site, hub, stack)
 
 
 async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
