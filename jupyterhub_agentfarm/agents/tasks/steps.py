@@ -17,6 +17,7 @@ from ..models import MAX_PRIORITY, Artifact, Attempt, Task, TaskReason, TaskRequ
 from . import states
 from .states import Ended
 from .tables import TASK_COLUMNS, Tables, Why, needs_table, task_of, tasks_table
+from .texts import plain
 
 _DETAIL_CHARACTERS = 4000
 #: What may become known of an attempt while it goes on.
@@ -153,24 +154,18 @@ def note(tables: Tables, attempt: Attempt, changes: Mapping[str, Any]) -> Attemp
     if not changes.keys() <= NOTABLE or changes.get("phase") == "ended":
         raise ValueError(f"of an attempt only {', '.join(sorted(NOTABLE))} may become known: {dict(changes)}")
     if "detail" in changes:
-        changes = {**changes, "detail": _plain(changes["detail"])}
+        changes = {**changes, "detail": plain(changes["detail"], _DETAIL_CHARACTERS)}
     return tables.save_attempt(replace(tables.current(attempt), **changes))
 
 
 def finish(tables: Tables, attempt: Attempt, ended: Ended) -> Task:
     """End an attempt."""
-    ended = replace(ended, detail=_plain(ended.detail))
+    ended = replace(ended, detail=plain(ended.detail, _DETAIL_CHARACTERS))
     executing, kept = tables.executing(attempt)
     task = states.after_attempt(executing, ended, tables.now)
     over = replace(kept, phase="ended", ended_at=tables.now, outcome=ended.outcome, detail=ended.detail)
     tables.save_attempt(over)
     return tables.change(task, Why(task.reason, task.detail))
-
-
-def _plain(text: str) -> str:
-    """Return a kernel's or a server's words as every database takes them."""
-    text = text.replace("\0", "\ufffd").encode(errors="replace").decode()
-    return text if len(text) <= _DETAIL_CHARACTERS else text[: _DETAIL_CHARACTERS - 1] + "…"
 
 
 def add_artifact(tables: Tables, attempt: Attempt, artifact: Artifact, most: ArtifactLimits) -> None:
