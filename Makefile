@@ -21,9 +21,11 @@ export PIP_CACHE_DIR ?= $(SCRATCH)/pip
 demo: $(VENV)/.demo
 	@exec $(BIN)/agentfarm demo --dir $(DEMO_DIR) $(if $(ONCE),--once)
 
+# Two files at a time: most tests wait more than they compute. JOBS=0: one after the other, in this process.
+JOBS ?= 2
 test: $(VENV)/.test
 	@sh tests/install_tiers.sh
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 	@$(if $(ARGS),:,sh tests/netns_tier.sh $(BIN)/python -m pytest -m netns)
 
 # The acceptance tests, at separate hosts; their table is printed, and kept in benchmark/results/.
