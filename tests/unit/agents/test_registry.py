@@ -351,6 +351,11 @@ async def test_expiry_retires(stored_world: World) -> None:
             return (registry.agent("scout").state, registry.agent("scout").detail) == ("retired", "expired")
 
         await eventually(expired, "it is retired")
+
+        async def settled() -> bool:
+            return registry.left_to_do("scout") == "" and not await stored_world.at_hub("scout")
+
+        await eventually(settled, "it is gone at the Hub")
         assert registry.is_active("stays")
 
 
