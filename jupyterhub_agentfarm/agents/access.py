@@ -65,6 +65,11 @@ def sees_task(principal: Principal, task: Task, agent: Agent, own: Agent | None 
     return mine or sees_agent(principal, agent) or in_project(principal, task.request.project, own)
 
 
+def author(principal: Principal) -> str:
+    """Return who a task is from: a user's name, or what no user can be called, for a user's name has no slash."""
+    return principal.name if principal.kind == "user" else f"{principal.kind}/{principal.name}"
+
+
 def unknown_agent(name: str) -> NotFoundError:
     """Return what is said of an agent that does not exist, or that may not be seen."""
     return NotFoundError(f"there is no agent {name!r}")

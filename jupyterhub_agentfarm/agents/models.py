@@ -304,6 +304,7 @@ class Task:
     #: As it was asked for; the notebook itself is kept in a file.
     request: TaskRequest
     created_at: float
+    #: Hub user who submitted it; of a service "service/NAME", of the Hub's machine itself "local/local".
     created_by: str
     #: When it may be taken: its time, or the end of the pause after a failed attempt.
     available_at: float

@@ -16,7 +16,7 @@ from ...records import to_json
 from ...services.handlers import NoOrder
 from ...services.large_bodies import LargeBodyHandler
 from ...services.sse import stream_events
-from ..access import SUBMIT, acts_for, in_project, sees_all, sees_task, unknown_agent
+from ..access import SUBMIT, acts_for, author, in_project, sees_all, sees_task, unknown_agent
 from ..models import Agent, Artifact, HandOver, Task, TaskState
 from ..registry.handlers import API, RegistryHandler
 from ..registry.hub_users import HubUsers
@@ -161,7 +161,7 @@ class TasksHandler(LargeBodyHandler, BookHandler):
         agent = self._agent(submitted.request.agent)
         task_rules.check_request(submitted, agent, self.principal, self.own)
         await task_rules.check_dependencies(submitted.request.after, agent, self.book.task, self.sees)
-        given = (submitted.request, agent.name, self.principal.name, submitted.notebook)
+        given = (submitted.request, agent.name, author(self.principal), submitted.notebook)
         task, new = await self.book.submit(*given, digest=submitted.digest)
         self.answer(task, 201 if new else 200)
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from agents_site import make_agent
-from task_api import Api
+from task_api import Api, notebook
 from waiting import eventually
 
+from jupyterhub_agentfarm.agents.access import MANAGE, SUBMIT
+from jupyterhub_agentfarm.agents.client import AgentsClient
 from jupyterhub_agentfarm.agents.tasks import events
 from jupyterhub_agentfarm.services import sse
 
@@ -98,3 +100,15 @@ async def test_a_former_owner_hears_nothing_more(api: Api) -> None:
     await asyncio.wait_for(asyncio.gather(following[1], return_exceptions=True), 10)
     following[0].cancel()
     assert len(heard) == 2
+
+
+async def test_a_user_who_is_called_like_no_user_sees_nothing(api: Api) -> None:
+    """Tasks of the Hub's own machine and of services are not those of users of the same name."""
+    service = api.hub.token("reaper", SUBMIT, MANAGE, kind="service", service="agents")
+    for token in (api.site.token, service):
+        client = AgentsClient(url=api.site.url, token=token, runtime_dir=api.site.runtime_dir)
+        task = await client.submit({"agent": "bot", "notebook": notebook()})
+        assert task["created_by"] in ("local/local", "service/reaper")
+        await client.aclose()
+    for name in ("local", "reaper"):
+        assert (await api.client(name).tasks())["tasks"] == []
