@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -81,13 +80,3 @@ async def serving(hub: Any) -> AsyncIterator[HubApi]:
     finally:
         server.stop()
         await server.close_all_connections()
-        await _handled()
-
-
-async def _handled() -> None:
-    """Return when requests are handled whose client gave up: their remains would be a later test's fault."""
-    tasks = asyncio.all_tasks()
-    under_way = {task for task in tasks if getattr(task.get_coro(), "__qualname__", "") == "RequestHandler._execute"}
-    if under_way:
-        _, late = await asyncio.wait(under_way, timeout=10)
-        assert not late, late
