@@ -1,0 +1,263 @@
+"""The zygotes of a server, and what is asked of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from traitlets import Bool, List, Unicode
+from traitlets.config import SingletonConfigurable
+
+from jupyterhub_agentfarm.traitlets import Seconds
+
+from .conditions import Cold, Program, check_environment, check_options, program
+from .process import KernelProcess
+from .wire import FORK, Channel, Message
+
+#: Room for a kernel's command line, which is written over the zygote's.
+_TITLE_CHARACTERS = 1024
+_PAUSE_SECONDS = 0.01
+
+
+class RunningZygote:
+    """A zygote, as its server holds it.
+
+    Parameters
+    ----------
+    interpreter
+        The Python and its options that it is started with.
+    options
+        What it is told, see :func:`~.zygote.main`.
+    """
+
+    def __init__(self, interpreter: Sequence[str], options: Mapping[str, Any]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.environment = dict(os.environ)
+        self.read_at_import: list[str] = []
+        self.ready = False
+        with theirs:
+            text = json.dumps({"control": theirs.fileno(), **options})
+            self._process = subprocess.Popen(
+                [*interpreter, "-m", f"{__package__}.zygote", text.ljust(_TITLE_CHARACTERS)],
+                env=self.environment,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        self._socket, self._control = ours, Channel(ours)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
+    def over(self) -> bool:
+        """Whether it takes no requests any more."""
+        return self._control.closed
+
+    def close(self) -> None:
+        """Ask for nothing any more; it ends after its last kernel. A second call does nothing."""
+        self._control.close()
+
+    def news(self) -> Iterator[Message]:
+        """Give what it has said since."""
+        while (message := self._control.next()) is not None:
+            yield self._note(message)
+        self._process.poll()
+
+    def _note(self, message: Message) -> Message:
+        self.read_at_import = message.get("read", self.read_at_import)
+        self.ready = self.ready or "ready" in message
+        return message
+
+    def fork(self, streams: Sequence[int]) -> Channel | None:
+        """Ask for a kernel; return its channel, or None when nobody is there to ask."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._socket, [FORK], [theirs.fileno(), *streams])
+            except OSError:
+                ours.close()
+                self.close()
+                return None
+        return Channel(ours)
+
+
+class WarmKernels(SingletonConfigurable):
+    """Starts kernels of a server by forking, where that is the same.
+
+    Attributes
+    ----------
+    starts
+        How many kernels were started: by ``("warm", "")``, or by ``("cold", reason)``.
+    """
+
+    enabled = Bool(True, help="Whether kernels are forked from a process that has imported what they need.").tag(
+        config=True
+    )
+    preload = List(
+        Unicode(),
+        help="Libraries that kernels find imported already, as in ['numpy', 'pandas', 'torch']. Their import takes no "
+        "time then, and their code is in memory once for all kernels of a server; the price is that memory, and the "
+        "time of two imports, once per server that starts a kernel. A library that starts threads or touches a GPU "
+        "when it is imported is left out, and the log says so.",
+    ).tag(config=True)
+    idle_timeout = Seconds(
+        1800,
+        help="How long the process that kernels are forked from waits for the next while none lives, in seconds. "
+        "Longer makes more kernels start at once; shorter gives its memory back sooner. 0: as long as the server.",
+    ).tag(config=True)
+    start_timeout = Seconds(
+        10, help="How long a kernel waits for a fork, or for the process to be forked, before it is started cold."
+    ).tag(config=True)
+    bind_timeout = Seconds(
+        3,
+        help="How long a start waits for the kernel's sockets, in seconds; afterwards it counts as started, as a cold "
+        "kernel does at once.",
+    ).tag(config=True)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.starts: Counter[tuple[str, str]] = Counter()
+        self._zygotes: dict[tuple[str, ...], RunningZygote] = {}
+
+    def close(self) -> None:
+        """Let the zygotes go: each ends after its last kernel. A second call does nothing."""
+        for zygote in self._zygotes.values():
+            zygote.close()
+        self._zygotes.clear()
+
+    async def start(self, command: Sequence[str], options: Mapping[str, Any]) -> KernelProcess:
+        """Fork a kernel.
+
+        Parameters
+        ----------
+        command, options
+            As for :func:`jupyter_client.launcher.launch_kernel`.
+
+        Raises
+        ------
+        Cold
+            It has to be started cold.
+        """
+        if not self.enabled:
+            raise Cold("disabled")
+        if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+            raise Cold("unsupported", "this system has no pidfd")
+        wanted = program(command)
+        check_options(options)
+        zygote = await self._zygote(wanted)
+        environment = {**(options.get("env") or os.environ), "JPY_PARENT_PID": str(os.getpid())}
+        check_environment(environment, zygote.environment, {*zygote.read_at_import} - {"JPY_PARENT_PID"})
+        request = {
+            "command": list(command),
+            "arguments": list(wanted.arguments),
+            "environment": environment,
+            "directory": str(options.get("cwd") or Path.cwd()),
+        }
+        return await self._forked(zygote, request, options)
+
+    async def _zygote(self, wanted: Program) -> RunningZygote:
+        """Return a zygote that takes requests; a new one is waited for, for that takes no longer than a cold start."""
+        zygote = self._zygotes.get(wanted.interpreter)
+        if zygote is not None:
+            self._hear(zygote)
+        if zygote is None or zygote.over:
+            zygote = self._zygotes[wanted.interpreter] = self._new(wanted)
+        deadline = time.monotonic() + self.start_timeout
+        while not (zygote.ready or zygote.over):
+            if time.monotonic() > deadline:
+                raise Cold("starting", f"the zygote was not ready in {self.start_timeout:g} s")
+            await asyncio.sleep(_PAUSE_SECONDS)
+            self._hear(zygote)
+        if zygote.over:
+            raise Cold("ended", "the zygote ended before it was ready")
+        return zygote
+
+    def _new(self, wanted: Program) -> RunningZygote:
+        told = {"libraries": list(self.preload), "idle_seconds": self.idle_timeout}
+        try:
+            return RunningZygote(wanted.interpreter, told)
+        except OSError as exc:
+            raise Cold("ended", f"the zygote cannot be started: {exc}") from exc
+
+    def _hear(self, zygote: RunningZygote) -> None:
+        for message in zygote.news():
+            self._log(zygote, message)
+
+    def _log(self, zygote: RunningZygote, message: Message) -> None:
+        if "left_out" in message:
+            self.log.warning("Kernels do not find %s imported: %s", message["left_out"], message["why"])
+        elif "unfit" in message:
+            self.log.warning("Kernels cannot be forked here: after the imports, %s", message["unfit"])
+        elif "ready" in message:
+            self.log.info("Kernels are forked from process %d", zygote.pid)
+
+    async def _forked(
+        self, zygote: RunningZygote, request: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> KernelProcess:
+        with _streams(options) as streams:
+            channel = zygote.fork(streams)
+        if channel is None:
+            raise Cold("ended", "the zygote is gone")
+        try:
+            return await self._born(channel, request)
+        except BaseException as exc:
+            channel.close()
+            if isinstance(exc, Cold) and exc.reason in ("packages", "ended"):
+                zygote.close()
+            raise
+
+    async def _born(self, channel: Channel, request: Mapping[str, Any]) -> KernelProcess:
+        try:
+            async with asyncio.timeout(self.start_timeout):
+                told = await channel.wait()
+        except TimeoutError as exc:
+            raise Cold("starting", f"the zygote did not fork in {self.start_timeout:g} s") from exc
+        if told is None:
+            raise Cold("ended", "the zygote ended")
+        if "refused" in told:
+            raise Cold(told["refused"], "what is installed has changed")
+        process = KernelProcess(told["pid"], channel.descriptors[0], channel, request["command"])
+        await channel.send(request)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.bind_timeout):
+                while (told := await channel.wait()) is not None and "bound" not in told:
+                    process.take(told)
+                    if process.returncode is not None:
+                        raise Cold(
+                            "failed", f"the kernel ended with {process.returncode} before its sockets were bound"
+                        )
+        return process
+
+
+@contextlib.contextmanager
+def _streams(options: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
+    """Give the descriptors of the standard streams: as jupyter_client, an input that is at its end, and our outputs."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    try:
+        stdin, stdout, stderr = (options.get(name) for name in ("stdin", "stdout", "stderr"))
+        yield (
+            reading if stdin is None else _descriptor(stdin),
+            1 if stdout is None else _descriptor(stdout),
+            2 if stderr is None else _descriptor(stderr),
+        )
+    finally:
+        os.close(reading)
+
+
+def _descriptor(stream: Any) -> int:
+    return stream if isinstance(stream, int) else int(stream.fileno())
