@@ -1,12 +1,11 @@
-"""Which environment variables are read while modules are imported.
+"""Which environment variables modules read and write while they are imported.
 
-What a module keeps of them when it is imported, a fork cannot change any more.
+What a module keeps of them when it is imported, a fork cannot change any more; what it sets, a fork has to set again.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,23 +29,31 @@ class _Watched(dict[bytes, bytes]):
         return super().__contains__(name)
 
 
-class ReadNames:
-    """While this context is open, it collects the names of the variables that are read through `os.environ`.
+class Watched:
+    """While this context is open, it collects what is read and written through `os.environ`.
 
-    Reading them all at once, as a copy does, names none.
+    Attributes
+    ----------
+    read
+        Names of variables. Reading them all at once, as a copy does, names none.
+    written
+        Variables that were set, with their values, and removed, with None.
     """
 
     def __init__(self) -> None:
-        self._names: set[str] = set()
+        self.read: set[str] = set()
+        self.written: dict[str, str | None] = {}
+        self._before: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         environment: Any = os.environ
-        environment._data = _Watched(environment._data, self._names)  # noqa: SLF001 - nothing public tells
+        self._before = dict(environment)
+        environment._data = _Watched(environment._data, self.read)  # noqa: SLF001 - nothing public tells
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         environment: Any = os.environ
         environment._data = dict(environment._data)  # noqa: SLF001
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        after = dict(environment)
+        names = {*self._before, *after}
+        self.written = {name: after.get(name) for name in names if after.get(name) != self._before.get(name)}

@@ -44,7 +44,7 @@ def unfit(before: frozenset[tuple[int, str]]) -> str | None:
         os._exit(0)
     os.waitpid(child, 0)
     if threads() > 1:
-        return f"it left {threads() - 1} threads running"
+        return "it left threads running"
     opened = sorted(link for _, link in descriptors() - before if link.startswith((*_SHARED, _DEVICES)))
     if opened:
         return f"it left open {opened[0]}"

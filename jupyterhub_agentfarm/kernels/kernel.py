@@ -22,13 +22,21 @@ from .wire import receive, send
 _CHANNEL = 3
 
 
-def run(channel: socket.socket, streams: tuple[int, int, int]) -> None:
-    """Wait for the server's request, become the kernel that it describes, and return when that has ended."""
+def run(channel: socket.socket, streams: tuple[int, int, int], written: Mapping[str, str | None]) -> None:
+    """Wait for the server's request, become the kernel that it describes, and return when that has ended.
+
+    Parameters
+    ----------
+    channel, streams
+        Where the request comes from, and the standard streams.
+    written
+        What the imports have changed in the environment, as they would have changed the kernel's.
+    """
     channel = keep_only(channel, streams)
     request = receive(channel)
     if request is None:
         os._exit(0)
-    environ(request["environment"])
+    environ(request["environment"], written)
     os.chdir(request["directory"])
     seed()
     sys.argv = [launcher(), *request["arguments"]]
@@ -56,10 +64,14 @@ def _most_descriptors() -> int:
     return max(int(entry) for entry in os.listdir("/proc/self/fd")) + 1  # noqa: PTH208
 
 
-def environ(wanted: Mapping[str, str]) -> None:
-    """Have exactly these variables."""
+def environ(wanted: Mapping[str, str], written: Mapping[str, str | None]) -> None:
+    """Have exactly these variables, but for those that imports have written."""
     os.environ.clear()
     os.environ.update(wanted)
+    for name, value in written.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     time.tzset()
 
 

@@ -26,6 +26,8 @@ from .wire import FORK, Channel, Message
 
 #: Room for a kernel's command line, which is written over the zygote's.
 _TITLE_CHARACTERS = 1024
+#: The program that a zygote is.
+ZYGOTE = f"{__package__}.zygote"
 _PAUSE_SECONDS = 0.01
 
 
@@ -43,12 +45,12 @@ class RunningZygote:
     def __init__(self, interpreter: Sequence[str], options: Mapping[str, Any]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.environment = dict(os.environ)
-        self.read_at_import: list[str] = []
+        self.read_at_import: set[str] = set()
         self.ready = False
         with theirs:
             text = json.dumps({"control": theirs.fileno(), **options})
             self._process = subprocess.Popen(
-                [*interpreter, "-m", f"{__package__}.zygote", text.ljust(_TITLE_CHARACTERS)],
+                [*interpreter, "-m", ZYGOTE, text.ljust(_TITLE_CHARACTERS)],
                 env=self.environment,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -71,14 +73,20 @@ class RunningZygote:
         """Ask for nothing any more; it ends after its last kernel. A second call does nothing."""
         self._control.close()
 
+    def gone(self, seconds: float = 0.0) -> bool:
+        """Return whether its process has ended, after waiting for that."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+            return True
+        return False
+
     def news(self) -> Iterator[Message]:
         """Give what it has said since."""
         while (message := self._control.next()) is not None:
             yield self._note(message)
-        self._process.poll()
 
     def _note(self, message: Message) -> Message:
-        self.read_at_import = message.get("read", self.read_at_import)
+        self.read_at_import.update(message.get("read", ()))
         self.ready = self.ready or "ready" in message
         return message
 
@@ -132,12 +140,19 @@ class WarmKernels(SingletonConfigurable):
         super().__init__(**options)
         self.starts: Counter[tuple[str, str]] = Counter()
         self._zygotes: dict[tuple[str, ...], RunningZygote] = {}
+        #: Those that end after their last kernel.
+        self._old: list[RunningZygote] = []
 
-    def close(self) -> None:
-        """Let the zygotes go: each ends after its last kernel. A second call does nothing."""
-        for zygote in self._zygotes.values():
-            zygote.close()
-        self._zygotes.clear()
+    def close(self, seconds: float = 0.0) -> None:
+        """Let the zygotes go, and wait for those that have no kernel. A second call does nothing."""
+        for interpreter in list(self._zygotes):
+            self._let_go(interpreter)
+        self._old = [zygote for zygote in self._old if not zygote.gone(seconds)]
+
+    def _let_go(self, interpreter: tuple[str, ...]) -> None:
+        zygote = self._zygotes.pop(interpreter)
+        zygote.close()
+        self._old.append(zygote)
 
     async def start(self, command: Sequence[str], options: Mapping[str, Any]) -> KernelProcess:
         """Fork a kernel.
@@ -160,7 +175,7 @@ class WarmKernels(SingletonConfigurable):
         check_options(options)
         zygote = await self._zygote(wanted)
         environment = {**(options.get("env") or os.environ), "JPY_PARENT_PID": str(os.getpid())}
-        check_environment(environment, zygote.environment, {*zygote.read_at_import} - {"JPY_PARENT_PID"})
+        check_environment(environment, zygote.environment, zygote.read_at_import - {"JPY_PARENT_PID"})
         request = {
             "command": list(command),
             "arguments": list(wanted.arguments),
@@ -174,7 +189,11 @@ class WarmKernels(SingletonConfigurable):
         zygote = self._zygotes.get(wanted.interpreter)
         if zygote is not None:
             self._hear(zygote)
-        if zygote is None or zygote.over:
+        self._old = [old for old in self._old if not old.gone()]
+        if zygote is not None and zygote.over:
+            self._let_go(wanted.interpreter)
+            zygote = None
+        if zygote is None:
             zygote = self._zygotes[wanted.interpreter] = self._new(wanted)
         deadline = time.monotonic() + self.start_timeout
         while not (zygote.ready or zygote.over):

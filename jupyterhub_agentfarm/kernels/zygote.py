@@ -17,11 +17,12 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .environment import ReadNames
+from .environment import Watched
 from .fitness import descriptors, unfit
 from .packages import Fingerprint, fingerprint
 from .title import set_title
@@ -62,10 +63,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Forked:
-    """What a kernel's process has to begin with: its channel and its standard streams."""
+    """What a kernel's process has to begin with."""
 
     channel: socket.socket
+    #: The standard streams.
     streams: tuple[int, int, int]
+    #: Variables that imports have set, and with None those that they have removed.
+    written: dict[str, str | None]
 
 
 class Zygote:
@@ -83,11 +87,22 @@ class Zygote:
 
     def __init__(self, control: socket.socket, libraries: list[str], idle_seconds: float) -> None:
         self._control, self._libraries, self._idle_seconds = control, libraries, idle_seconds
+        self._written: dict[str, str | None] = {}
         self._kernels: dict[int, Kernel] = {}
         self._trial: Trial | None = None
         self._packages: Fingerprint = fingerprint()
         self._asked_at = time.monotonic()
         self._open = True
+
+    def load(self, modules: Sequence[str], **told: Any) -> None:
+        """Import modules, and tell the server that, with the variables that they have read."""
+        with Watched() as environment:
+            for module in modules:
+                _import(module)
+        gc.collect()
+        gc.freeze()
+        self._written |= environment.written
+        self._tell(read=sorted(environment.read), **told)
 
     def serve(self) -> Forked | None:
         """Fork kernels; return in each of them with what it begins with, and in the zygote, with None, when it is over.
@@ -151,7 +166,7 @@ class Zygote:
             pid = os.fork()
             if pid == 0:
                 os.setsid()
-                return Forked(channel, (received[1], received[2], received[3]))
+                return Forked(channel, (received[1], received[2], received[3]), self._written)
             kernel = Kernel(pid, os.pidfd_open(pid), channel)
             self._kernels[kernel.pidfd] = kernel
             send(channel, {"pid": pid}, [kernel.pidfd])
@@ -200,8 +215,7 @@ class Zygote:
             ended = f"its import ended the process with {os.waitstatus_to_exitcode(status)}"
             self._tell(left_out=trial.library, why=said or ended)
         else:
-            _import(trial.library)
-            self._tell(preloaded=trial.library)
+            self.load([trial.library], preloaded=trial.library)
 
 
 def _trial(library: str, writing: int, known: frozenset[tuple[int, str]]) -> int:
@@ -230,18 +244,15 @@ def _import(module: str) -> None:
         quiet.enter_context(contextlib.redirect_stderr(null))
         quiet.enter_context(contextlib.suppress(Exception))
         importlib.import_module(module)
-    gc.collect()
-    gc.freeze()
 
 
 def begin(control: socket.socket, libraries: list[str], idle_seconds: float) -> Forked | None:
-    """Import what kernels need, tell the server what that has read, and fork kernels; see :meth:`Zygote.serve`."""
-    with ReadNames() as names:
-        for module in BASE:
-            _import(module)
-        zygote = Zygote(control, libraries, idle_seconds)
+    """Import what kernels need, and fork kernels; see :meth:`Zygote.serve`."""
+    zygote = Zygote(control, libraries, idle_seconds)
+    zygote.load(BASE)
     why = unfit(descriptors())
-    send(control, {"unfit": why} if why else {"read": sorted(names)})
+    if why:
+        send(control, {"unfit": why})
     return None if why else zygote.serve()
 
 
@@ -260,7 +271,7 @@ def main() -> None:
     if forked is not None:
         from .kernel import run
 
-        run(forked.channel, forked.streams)
+        run(forked.channel, forked.streams, forked.written)
 
 
 if __name__ == "__main__":
