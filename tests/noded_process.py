@@ -154,7 +154,9 @@ class NodedProcess:
             self.leases.add(params["lease"])
         return await self.client.call(method, params, timeout)
 
-    async def launch(self, lease: str, program: str = SERVER_PROGRAM, **changes: Any) -> dict[str, Any]:
+    async def launch(
+        self, lease: str, program: str = SERVER_PROGRAM, timeout: float = 20, **changes: Any
+    ) -> dict[str, Any]:
         """Launch a Python program as a server and return its status."""
         spec = {
             "lease": lease,
@@ -165,7 +167,7 @@ class NodedProcess:
             "address": "127.0.0.1",
             "base_url": "/user/ada/",
         }
-        result: dict[str, Any] = await self.call("launch", spec | changes)
+        result: dict[str, Any] = await self.call("launch", spec | changes, timeout)
         return result
 
     async def close(self) -> None:

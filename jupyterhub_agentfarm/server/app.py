@@ -13,11 +13,13 @@ from jupyterhub.singleuser.extension import JupyterHubSingleUser
 from traitlets import default
 from traitlets.config import Config
 
+from jupyterhub_agentfarm import serving
 from jupyterhub_agentfarm.errors import InvalidField
 from jupyterhub_agentfarm.kernels.warm import WarmKernels
 
 from .allowed_kernels import allowed_kernels, limited, starting_only
 from .inherited import InheritedSocketApp, take_socket
+from .shortcuts import configuration
 from .warm_kernels import use_warm_kernels
 from .websocket import NoDelayWebsocketConnection
 
@@ -48,6 +50,7 @@ class FarmServerApp(InheritedSocketApp):
         Jupyter's application puts the command line on top once more after this.
         """
         self.update_config(Config(DEFAULTS))
+        self.update_config(Config(configuration()))
         super().load_config_file(*args, **kwargs)
 
     def init_configurables(self) -> None:
@@ -71,6 +74,11 @@ class FarmServerApp(InheritedSocketApp):
         if lease:
             # The same dict that JupyterHub adds its version to.
             self.web_app.settings.setdefault("headers", {})[LEASE_HEADER] = lease
+
+    def start_ioloop(self) -> None:
+        """Serve, and tell whoever started the server that it does."""
+        self.io_loop.add_callback(serving.tell)
+        super().start_ioloop()
 
 
 class FarmSingleUser(JupyterHubSingleUser):
