@@ -45,7 +45,25 @@ c.AgentFarmSpawner.boot_timeout = {START_SECONDS}
 _OURS = """
 path = {config!r}
 exec(compile(open(path).read(), path, "exec"))
+
+def _way(spawner):
+    # A user's name begins with the way that the server is started in.
+    ways = {ways!r}
+    way = ways.get(spawner.user.name.partition("-")[0], ways["warm"])
+    spawner.environment = {{**spawner.environment, **way["environment"]}}
+    spawner.args = [*spawner.args, *way["args"]]
+
+c.Spawner.pre_spawn_hook = _way
 """
+#: A variable that only counts when a program is executed, so that a server with it is never forked.
+_COLD = {"LD_AGENTFARM_BENCHMARK": "cold"}
+_COLD_KERNELS = ["--WarmKernels.enabled=False"]
+#: The farm's ways: what is added to one after the other is what the shares are told of.
+WAYS = {
+    "stock": {"environment": _COLD | {"AGENTFARM_SHORTCUTS": "none"}, "args": _COLD_KERNELS},
+    "cold": {"environment": _COLD, "args": _COLD_KERNELS},
+    "warm": {"environment": {}, "args": []},
+}
 _THEIRS = """
 import json, os, sys
 sys.path.insert(0, {peers!r})
@@ -141,7 +159,7 @@ async def nodes(count: int) -> AsyncIterator[NetnsFarm]:
 
 def our_config() -> str:
     """Return the configuration of the farm's Hub."""
-    return _COMMON + _OURS.format(config=str(share_path("jupyterhub_config.py")))
+    return _COMMON + _OURS.format(config=str(share_path("jupyterhub_config.py")), ways=WAYS)
 
 
 def peer_config(farm: NetnsFarm, key: Path) -> str:
