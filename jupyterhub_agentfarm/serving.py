@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+#: This process was forked from one that had imported what servers need.
+forked = False
 #: Called once the server's loop runs; None: nobody waits.
 listener: Callable[[], None] | None = None
 

@@ -118,7 +118,8 @@ class Starter:
             return True
         log.warning(LogLine("tried cold", lease=server.status.lease, outcome=outcome, said=rising.said[-200:]))
         self._zygotes.gave_up(outcome)
-        await _end(rising.forked, [server])
+        if not server.exited.is_set():
+            await _end(rising.forked, [server])
         if not (await settle(server, _no_gpus)).gone:
             raise failed("the server's first process does not end")
         return False

@@ -7,7 +7,7 @@
 
 Each step that fails ends the process and is told through the status pipe, in the form of :mod:`..isolation.enter`.
 What differs from a cold server and cannot be helped: the seed of `hash()` and the addresses of libraries are the same
-in all servers of one zygote, and `sys.flags` says that Python was started with -I.
+in all servers of one zygote.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def become(given: Given, coerced: Mapping[str, str]) -> None:
     except StepFailed as exc:
         os.write(given.status, f"{exc.step}\n{exc.code}\n{exc.path}".encode(errors="replace"))
         os._exit(_NO_SERVER)
-    serving.listener = lambda: _tell(given.status)
+    serving.forked, serving.listener = True, lambda: _tell(given.status)
     gc.enable()
     # The rest is what `python -m` does.
     runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)

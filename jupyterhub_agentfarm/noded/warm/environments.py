@@ -90,34 +90,44 @@ def _configuration(prefix: Path) -> Iterator[Path]:
             yield from (Path(inside, name) for name in sorted(names))
 
 
-def why_not_trusted(python: str, owner: int = 0) -> str | None:
+def why_not_trusted(python: str, files: Iterable[str] = ()) -> str | None:
     """Return why a noded that is root may not import a Python's packages itself; None when it may.
 
     Parameters
     ----------
     python
         Its path.
-    owner
-        User id that everything must belong to, beside root.
+    files
+        What it imports from elsewhere, as far as is known.
     """
-    for root in (Path(python), Path(os.path.realpath(python)), *search_path(python)):
-        for path in (root, *root.parents):
-            if fault := _fault(path, owner):
-                return fault
-    for root in search_path(python):
-        for folder, folders, names in os.walk(root):
-            for name in (*folders, *names):
-                if not name.endswith(".pyc") and (fault := _fault(Path(folder, name), owner)):
-                    return fault
+    inside, elsewhere = search_path(python), [*map(Path, files), *_named_elsewhere(python)]
+    roots = [Path(python), Path(os.path.realpath(python)), *inside, *elsewhere]
+    ways = {folder for root in roots for folder in (root, *root.parents)}
+    for path in (*sorted(ways), *(path for root in inside for path in _below(root))):
+        if fault := _fault(path):
+            return fault
     return None
 
 
-def _fault(path: Path, owner: int) -> str | None:
+def _named_elsewhere(python: str) -> Iterator[Path]:
+    """Yield the folders that .pth files name."""
+    for folder in search_path(python):
+        for pth in folder.glob("*.pth"):
+            lines = pth.read_text("utf-8", "replace").splitlines()
+            yield from (Path(line) for line in lines if line.startswith("/"))
+
+
+def _below(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        yield from (Path(folder, name) for name in (*folders, *names))
+
+
+def _fault(path: Path) -> str | None:
     try:
         found = path.stat()
     except OSError:
         return None  # nothing can be imported from it
-    if found.st_uid not in (0, owner):
+    if found.st_uid != 0:
         return f"{path} belongs to the account {found.st_uid}"
     if found.st_mode & stat.S_IWOTH and not (found.st_mode & stat.S_ISVTX and stat.S_ISDIR(found.st_mode)):
         return f"everybody may write to {path}"

@@ -1,8 +1,9 @@
-"""Variables that have their effect when a process executes its program: no fork can change them."""
+"""What a process has from executing its program, and no fork can change: some variables, and where Python looks."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 
 #: A zygote may be started with these, for servers that have the same values: they can do nothing but slow it down.
@@ -20,3 +21,9 @@ def carried(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 def refused(environment: Mapping[str, str]) -> str | None:
     """Return a variable that only a cold start gives effect to, or None."""
     return next((name for name in sorted(environment) if REFUSED.fullmatch(name)), None)
+
+
+def leave_directory() -> None:
+    """Have Python import nothing from the directory that it was started in, which is ``/``."""
+    if sys.path and sys.path[0] in ("", "/"):
+        del sys.path[0]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 from ..isolation.entering import plan_of
 from ..isolation.layers import Confined
@@ -18,6 +19,7 @@ from .making import Zygote, ZygoteDied
 
 #: What putting a process into a scope of systemd may take, in seconds.
 _ADOPT_SECONDS = 10.0
+_PAUSE_SECONDS = 0.002
 
 
 class Forked:
@@ -140,8 +142,15 @@ def _adopt(forked: Forked, confined: Confined) -> None:
     if not confined.placed.adopting:
         return
     words = [word.replace("{pid}", str(forked.pid)) for word in confined.placed.adopting]
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # the process waits for its scope in vain, and ends
-        subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_ADOPT_SECONDS, check=False)
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # the process waits for its scope in vain, and ends
+        subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_ADOPT_SECONDS, check=True)
+        deadline = time.monotonic() + _ADOPT_SECONDS
+        while f"/{confined.placed.scope}" not in _cgroup(forked.pid) and time.monotonic() < deadline:
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _cgroup(pid: int) -> str:
+    return Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
 
 
 def end(forked: Forked, seconds: float) -> bool:

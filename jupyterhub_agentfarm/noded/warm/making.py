@@ -34,6 +34,7 @@ _MOST_BLAMED = 5
 #: A home that is none: what is found in a server came from its zygote.
 NO_HOME = "/nonexistent"
 _NOBODY = 65534
+_TRIAL_SECONDS = 60.0
 _MESSAGE_BYTES = 160 * 1024
 _LOG_BYTES = 2000
 
@@ -115,9 +116,9 @@ async def make(environment: Environment, names: Collection[str], folder: Path) -
         The environment cannot be kept warm.
     """
     python = environment.python
-    if os.geteuid() == 0 and (fault := await asyncio.to_thread(why_not_trusted, python)) is not None:
-        raise Unfit(f"noded is root and does not import what others may change: {fault}")
+    await _check_trusted(python)
     found = await _surveyed(environment, names, folder)
+    await _check_trusted(python, found["files"])
     late = set(found["late"])
     for _ in range(_MOST_BLAMED):
         before = await asyncio.to_thread(fingerprint, python, found["files"])
@@ -128,6 +129,11 @@ async def make(environment: Environment, names: Collection[str], folder: Path) -
         process, control, reads = answer
         return Zygote(environment, process, control, reads, tuple(found["files"]), before)
     raise Unfit(f"too many modules cannot be imported before a fork: {', '.join(sorted(late - set(found['late'])))}")
+
+
+async def _check_trusted(python: str, files: Sequence[str] = ()) -> None:
+    if os.geteuid() == 0 and (fault := await asyncio.to_thread(why_not_trusted, python, files)) is not None:
+        raise Unfit(f"noded is root and does not import what others may change: {fault}")
 
 
 async def _surveyed(environment: Environment, names: Collection[str], folder: Path) -> Mapping[str, Any]:
@@ -165,7 +171,7 @@ async def _survey(environment: Environment, names: Collection[str]) -> str:
     home = tempfile.mkdtemp(prefix="agentfarm-survey-")
     try:
         account = await asyncio.to_thread(_lowered, environment.python, home)
-        command = (environment.python, "-I", "-m", f"{__package__}.survey", str(writer), home, *sorted(names))
+        command = (environment.python, "-m", f"{__package__}.survey", str(writer), home, *sorted(names))
         process = await asyncio.create_subprocess_exec(
             *("nice", "-n", "5", *command),
             cwd="/",
@@ -193,8 +199,9 @@ def _lowered(python: str, home: str) -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     try:
-        subprocess.run([python, "-I", "-c", "import jupyterhub_agentfarm"], check=True, capture_output=True, **nobody)
-    except (OSError, subprocess.CalledProcessError):
+        command = [python, "-I", "-c", "import jupyterhub_agentfarm"]
+        subprocess.run(command, check=True, capture_output=True, timeout=_TRIAL_SECONDS, **nobody)
+    except (OSError, subprocess.SubprocessError):
         return {}
     os.chown(home, _NOBODY, _NOBODY)
     return nobody
@@ -258,7 +265,7 @@ async def _preloaded(
 def _begun(python: str, variables: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        command = (python, "-I", "-m", f"{__package__}.zygote", str(theirs.fileno()), __version__)
+        command = (python, "-m", f"{__package__}.zygote", str(theirs.fileno()), __version__)
         try:
             process = subprocess.Popen(
                 command,

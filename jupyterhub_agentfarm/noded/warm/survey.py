@@ -1,4 +1,4 @@
-"""``python -I -m jupyterhub_agentfarm.noded.warm.survey FD FOLDER NAME…``: what a server of this environment imports.
+"""``python -m jupyterhub_agentfarm.noded.warm.survey FD FOLDER NAME…``: what a server of this environment imports.
 
 It is a server: the same launcher, with a small stand-in of its Hub, asked for what a browser asks first. What it has
 imported then goes to FD as JSON, and the process ends::
@@ -27,7 +27,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import Any
 
-from .fixed import CARRIED, FIXED
+from .fixed import CARRIED, FIXED, leave_directory
 from .mending import MENDED
 from .recording import EVERYTHING, IDENTITY, Recording, kept_apart
 
@@ -124,6 +124,7 @@ def _report(recording: Recording, names: set[str], before: set[str]) -> Mapping[
 
 def main() -> None:
     """Be a server until it has answered, and report."""
+    leave_directory()
     report_fd, folder, names = int(sys.argv[1]), sys.argv[2], set(sys.argv[3:])
     token = _Hub.token = secrets.token_urlsafe(32)
     hub = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)

@@ -1,10 +1,13 @@
-"""``python -I -m jupyterhub_agentfarm.noded.warm.zygote FD VERSION``: a process that servers are forked from.
+"""``python -m jupyterhub_agentfarm.noded.warm.zygote FD VERSION``: a process that servers are forked from.
 
 FD is a socket of noded's. What is to be imported comes first, as the survey tells it; the answer says what was read of
 the environment meanwhile. From then on each message is four descriptors, the last of which may be missing: the plan, a
 pipe for the server's status, its log, its listening socket. The answer is the server's pid.
 
 It never reads a plan, and has no copy of a descriptor any more when it answers. It ends when noded does.
+
+It is started in ``/``, with a home that does not exist and nothing of PYTHON* in its environment, so that only the
+environment's own packages are imported. -I would do the same, but it stays in `sys.flags`, and in what servers start.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 from jupyterhub_agentfarm import __version__
 
 from .becoming import Given, become
+from .fixed import leave_directory
 from .mending import MENDED
 from .recording import EVERYTHING, Recording
 
@@ -112,6 +116,7 @@ def check_fit() -> None:
 
 def main() -> None:
     """Make ready, and fork when asked; in what is forked, be a server."""
+    leave_directory()
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     order = json.loads(control.recv(MESSAGE_BYTES))

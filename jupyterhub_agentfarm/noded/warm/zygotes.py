@@ -179,8 +179,6 @@ class Zygotes:
 
     async def run(self) -> None:
         """Warm what an earlier noded had warm, and keep it so, until cancelled."""
-        if not self.options.enabled:
-            await asyncio.Event().wait()
         for environment, names in await asyncio.to_thread(self._remembered):
             kept = self._of(environment)
             kept.names |= names
