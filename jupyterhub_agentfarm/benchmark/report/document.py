@@ -18,11 +18,11 @@ from typing import Any
 
 import jinja2
 
-from ..records import to_json
-from ..services.local import write_private
-from ..share import share_path
-from . import analysis, plots
-from .models import BenchmarkRun, CaseResult, Sample
+from ...records import to_json
+from ...services.local import write_private
+from ...share import share_path
+from .. import analysis, plots
+from ..models import BenchmarkRun, CaseResult, Sample
 
 #: Content types by format.
 FORMATS: Mapping[str, str] = {
