@@ -19,8 +19,10 @@ from ..share import share_path
 from ..traitlets import Seconds
 from .api import description
 from .bench import Bench
-from .exposition import BenchmarkCounters, Exposition
-from .handlers import MetricsPage, routes
+from .counters import BenchmarkCounters
+from .exposition import Exposition
+from .handlers import routes
+from .metrics_page import MetricsPage
 from .runner import Runner
 from .servers import NodeServers
 from .store import BenchmarkStore

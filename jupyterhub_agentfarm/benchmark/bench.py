@@ -19,7 +19,7 @@ from ..errors import AgentFarmError, ConflictError
 from ..faults import Edge
 from ..records import to_json
 from ..services.followers import Followers
-from .exposition import BenchmarkCounters
+from .counters import BenchmarkCounters
 from .models import BenchmarkRun, CaseResult, RunRequest, Sample
 from .provenance import choose_nodes, describe
 from .report import Report, write_report

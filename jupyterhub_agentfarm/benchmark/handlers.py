@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import time
 from typing import Any, ClassVar
 
 from ..errors import InvalidField
@@ -13,7 +11,7 @@ from ..services.description import DescriptionHandler
 from ..services.handlers import NoOrder, PageHandler, ServiceHandler
 from ..services.sse import stream_events
 from .bench import Bench
-from .exposition import SETS, Exposition
+from .metrics_page import MetricsHandler
 from .models import RunRequest
 from .report import FORMATS
 
@@ -21,8 +19,6 @@ READ = "custom:benchmark:runs:read"
 MANAGE = "custom:benchmark:runs:manage"
 _ID = r"([0-9]{8}-[0-9]{6}-[0-9a-f]{6})"
 
-#: How old the text of the metrics page may be.
-METRICS_AGE_SECONDS = 1.0
 #: The report is a page of its own with styles inside; nothing else may load or run in it.
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -153,43 +149,6 @@ class SamplesHandler(_Handler):
             return
         self.set_header("Content-Type", FORMATS["csv"])
         await self.finish(await asyncio.to_thread(report.csv))
-
-
-class MetricsPage:
-    """The metrics page's texts, kept for a second each and made off the event loop."""
-
-    def __init__(self, exposition: Exposition) -> None:
-        self._exposition = exposition
-        self._made: dict[str, tuple[float, bytes, bytes]] = {}
-        self._making = asyncio.Lock()
-
-    async def get(self, which: str) -> tuple[bytes, bytes]:
-        """Return a set's text, plain and compressed."""
-        async with self._making:
-            made = self._made.get(which)
-            if made is None or time.monotonic() - made[0] > METRICS_AGE_SECONDS:
-                plain = self._exposition.text(which).encode()
-                small = await asyncio.to_thread(gzip.compress, plain, 1)
-                made = self._made[which] = (time.monotonic(), plain, small)
-        return made[1], made[2]
-
-
-class MetricsHandler(_Handler):
-    """The metrics page."""
-
-    scopes: ClassVar[dict[str, str]] = {"GET": "read:metrics"}
-
-    async def get(self) -> None:
-        """Answer a set in the text format."""
-        which = self.choice("set", SETS, "hub")
-        plain, small = await self.service.metrics_page.get(which)
-        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.set_header("Vary", "Accept-Encoding")
-        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
-            self.set_header("Content-Encoding", "gzip")
-            await self.finish(small)
-        else:
-            await self.finish(plain)
 
 
 class OverviewPage(PageHandler):

@@ -14,7 +14,8 @@ from benchmark_world import World, make_view, opened
 from traitlets.config import Config
 
 from jupyterhub_agentfarm.benchmark.bench import Bench
-from jupyterhub_agentfarm.benchmark.exposition import BenchmarkCounters, Exposition
+from jupyterhub_agentfarm.benchmark.counters import BenchmarkCounters
+from jupyterhub_agentfarm.benchmark.exposition import Exposition
 from jupyterhub_agentfarm.benchmark.servers import NodeServers
 from jupyterhub_agentfarm.benchmark.store import BenchmarkStore
 from jupyterhub_agentfarm.benchmark.suites import SuiteCatalogue
