@@ -284,8 +284,9 @@ class TaskError:
     evalue: str
     #: Index of the cell in the executed notebook, from 0.
     cell: int | None = None
-    #: Line in the cell, from 1, and its text.
+    #: Line in the cell, from 1; None: the kernel does not tell.
     line: int | None = None
+    #: That line's text; where the line is not known, the first of the cell that is not empty.
     source_line: str | None = None
     traceback: tuple[str, ...] = ()
 
