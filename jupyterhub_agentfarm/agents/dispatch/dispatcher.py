@@ -257,7 +257,8 @@ class Dispatcher(LoggingConfigurable):
         try:
             ended = await carrier.carry()
         finally:
-            del self._going[carrier.task.id]
+            if self._going.get(carrier.task.id) is carrier:  # the end was kept before: there may be a next one by now
+                del self._going[carrier.task.id]
             self._news.changed.set()
         if ended is not None:
             self._note_loss(carrier.attempt, ended[1])

@@ -258,6 +258,29 @@ async def test_what_executes_without_a_carrier_is_taken_up(world: World) -> None
     assert (await world.begun(2)).attempt.number == 1
 
 
+async def test_a_carrier_that_leaves_late_takes_only_itself_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the next attempt began before the carrier of the last one was gone, its end can be asked for still."""
+    may_leave = asyncio.Event()
+    plain = Carrier.carry
+
+    async def carry(self: Carrier) -> tuple[Task, TaskReason]:
+        ended = await plain(self)
+        await may_leave.wait()
+        return ended
+
+    monkeypatch.setattr(Carrier, "carry", carry)
+    await world.dispatcher.open()
+    task = await world.submit()
+    (await world.begun(1)).end("node_lost")
+    second = await world.begun(2)
+    may_leave.set()
+    await eventually(lambda: 'outcome="node_lost"} 1' in world.metrics.text({}, {}), "the first carrier has left")
+    await world.book.cancel(task, "ada")
+    await eventually(second.ended.done, "the second carrier knows")
+
+
 async def test_many_that_cannot_go_hide_none_that_can(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many tasks of an agent wait for GPUs that it may not have now, one that needs none begins."""
     monkeypatch.setattr(dispatcher, "_TASKS", 2)
