@@ -13,13 +13,14 @@ from .. import __version__
 from ..controller.client import FarmClient
 from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
+from ..services import request_durations
 from ..services.app import ServiceApp
 from ..services.hub import HubClient
 from ..share import share_path
 from ..traitlets import Seconds
 from .api import description
 from .bench import Bench
-from .counters import BenchmarkCounters
+from .counters import BenchmarkCounters, block
 from .exposition import Exposition
 from .handlers import routes
 from .metrics_page import MetricsPage
@@ -88,6 +89,7 @@ class BenchmarkApp(ServiceApp):
         catalogue = SuiteCatalogue(folders)
         counters = BenchmarkCounters()
         exposition = Exposition(__version__, counters, self.stale_after, lambda: catalogue.names)
+        exposition.further.append(lambda: {request_durations.NAME: block(self.request_durations.lines())})
         self.metrics_page = MetricsPage(exposition)
         client = FarmClient(parent=self, runtime_dir=self.runtime_dir, token=os.environ["JUPYTERHUB_API_TOKEN"])
         hub = HubClient()

@@ -38,4 +38,5 @@ class MetricsHandler(ServiceHandler):
         farm = self.service.farm
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         names = [node.name for node in farm.inventory.all_nodes()]
-        await self.finish(farm.exits.text(names) + refusals_text(names, farm.inventory.refused))
+        requests = self.service.request_durations.text()
+        await self.finish(farm.exits.text(names) + refusals_text(names, farm.inventory.refused) + requests)

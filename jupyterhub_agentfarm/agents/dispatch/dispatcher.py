@@ -12,8 +12,6 @@ fairness when its time has come; what waits in the controller's line has its pla
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -25,7 +23,7 @@ from traitlets.config import LoggingConfigurable
 from ...controller.farm_watch import FarmWatch
 from ...errors import ConflictError, NotFoundError
 from ...faults import Edge
-from ...models import KERNEL_NAME, UserOptions
+from ...models import UserOptions
 from ...tasks import OwnedTasks
 from ..models import Agent, Attempt, Task, TaskReason
 from ..tasks.book import TaskBook
@@ -61,8 +59,8 @@ class Observer(Protocol):
     def began(self, task: Task, attempt: Attempt) -> None:
         """Take an attempt that begins."""
 
-    def ended(self, task: Task, outcome: TaskReason) -> None:
-        """Take how an attempt ended, and its task as it is then."""
+    def ended(self, task: Task, outcome: TaskReason, node: str | None) -> None:
+        """Take how an attempt ended and on which node, where it had come to one, and its task as it is then."""
 
 
 class Dispatcher(LoggingConfigurable):
@@ -103,7 +101,6 @@ class Dispatcher(LoggingConfigurable):
         self._going: dict[str, Carrier] = {}
         #: Tasks whose end was asked for before they had a carrier.
         self._ended: dict[str, Task] = {}
-        self._kernels: dict[str, str] = {}
         self._wanted: dict[str, tuple[UserOptions, str]] = {}
         #: The nodes on which the last attempts of tasks were lost.
         self._lost_on: dict[str, str | None] = {}
@@ -150,7 +147,7 @@ class Dispatcher(LoggingConfigurable):
         going = set(self._going)
         for task, attempt in await self._book.executing():
             if task.id not in going:
-                await self._carry(task, attempt)
+                self._carry(task, attempt)
 
     # ---- the loop ----
 
@@ -188,7 +185,7 @@ class Dispatcher(LoggingConfigurable):
         self._carriers.warm.look(self._farm.leases.values(), self._farm.nodes)
         standing, room = self._standing(), self._room(agents)
         self._give_up_warm(chooser, tasks.values(), standing)
-        while tasks and (best := await self._best(chooser, tasks.values(), standing, room)) is not None:
+        while tasks and (best := chooser.best(map(self._asked, tasks.values()), standing, room)) is not None:
             del tasks[best.task.id]
             if await self._begin(best):
                 name = self._going[best.task.id].attempt.server_name
@@ -210,14 +207,6 @@ class Dispatcher(LoggingConfigurable):
         self._page = self._page + 1 if later else 1
         return tasks + later
 
-    async def _best(self, chooser: Chooser, tasks: Iterable[Task], standing: Standing, room: Room) -> Asked | None:
-        """Return the next task, its kernel known."""
-        best = chooser.best((self._asked(task) for task in tasks), standing, room)
-        while best is not None and best.task.id not in self._kernels:
-            await self._read_kernel(best.task)
-            best = chooser.best((self._asked(task) for task in tasks), standing, room)
-        return best
-
     async def _begin(self, asked: Asked) -> bool:
         """Claim a task and start its carrier; return whether it was still there, and its agent active."""
         agent = asked.task.agent
@@ -229,7 +218,7 @@ class Dispatcher(LoggingConfigurable):
             return False
         if asked.warm is not None:
             self._carriers.warm.take(task.agent, asked.warm)
-        await self._carry(task, attempt)
+        self._carry(task, attempt)
         for observer in self.observers:
             observer.began(task, attempt)
         if (reason := self._inactive(agent)) is not None:  # its tasks were held before this one was claimed
@@ -243,9 +232,7 @@ class Dispatcher(LoggingConfigurable):
         states = {agent.name: agent.state for agent in self._agents.agents()}
         return "agent_retired" if states.get(name, "retired") == "retired" else "agent_suspended"
 
-    async def _carry(self, task: Task, attempt: Attempt) -> None:
-        if task.id not in self._kernels:
-            await self._read_kernel(task)
+    def _carry(self, task: Task, attempt: Attempt) -> None:
         carrier = self._carriers.make(Carried(task, self._options(task)), attempt)
         self._going[task.id] = carrier
         if (ended := self._ended.pop(task.id, task)).ending is not None:
@@ -263,7 +250,7 @@ class Dispatcher(LoggingConfigurable):
         if ended is not None:
             self._note_loss(carrier.attempt, ended[1])
             for observer in self.observers:
-                observer.ended(*ended)
+                observer.ended(*ended, carrier.attempt.node)
 
     def _note_loss(self, attempt: Attempt, outcome: TaskReason) -> None:
         if len(self._lost_on) >= _MOST_KEPT:
@@ -318,7 +305,7 @@ class Dispatcher(LoggingConfigurable):
         return Asked(task, options, needs, warm)
 
     def _want(self, task: Task) -> tuple[UserOptions, str]:
-        """Return options and needs, which are kept until the kernel is known."""
+        """Return options and needs, which are kept until an attempt has ended."""
         if len(self._wanted) >= _MOST_KEPT:
             self._wanted.clear()
         options = self._options(task)
@@ -326,23 +313,4 @@ class Dispatcher(LoggingConfigurable):
         return wanted
 
     def _options(self, task: Task) -> UserOptions:
-        return self._carriers.servers.options(task.request.options, task.kernel or self._kernels.get(task.id, ""))
-
-    async def _read_kernel(self, task: Task) -> None:
-        """Note which kernel the task's notebook names."""
-        if len(self._kernels) >= _MOST_KEPT:
-            self._kernels.clear()
-        self._wanted.pop(task.id, None)
-        name = ""
-        with contextlib.suppress(NotFoundError):
-            name = await asyncio.to_thread(named_kernel, await self._book.files.notebook(task.id))
-        self._kernels[task.id] = name
-
-
-def named_kernel(notebook: bytes) -> str:
-    """Return the kernel that a notebook names, or "" where it names none that could be asked for."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        name = json.loads(notebook)["metadata"]["kernelspec"]["name"]
-        if KERNEL_NAME.fullmatch(name):
-            return str(name)
-    return ""
+        return self._carriers.servers.options(task.request.options, task.kernel)

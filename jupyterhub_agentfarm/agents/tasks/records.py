@@ -64,6 +64,10 @@ class TaskRecords(LoggingConfigurable):
                 found[state] += count
         return found
 
+    async def queued(self) -> Mapping[int, int]:
+        """Return how many tasks wait to be claimed, by their priority."""
+        return await self._store.queued()
+
     async def changes_of_all(
         self, after: int, limit: int = 500, viewer: Viewer | None = None
     ) -> list[tuple[Task, Change]]:

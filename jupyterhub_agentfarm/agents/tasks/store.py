@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ...errors import FarmUnavailable, InvalidField, NoSpace
+from ...errors import DiskFull, FarmUnavailable, InvalidField
 from ...faults import Edge
 from ...inventory.database import Database
 from ..models import FINAL_STATES, Artifact, Attempt, Change, Task, TaskState
@@ -281,21 +281,27 @@ class TaskStore:
             found.setdefault(agent, {})[state] = count
         return found
 
+    async def queued(self) -> dict[int, int]:
+        """Return how many tasks are available, by their priority."""
+        table = tasks_table.c
+        query = sa.select(table.priority, sa.func.count()).where(table.state == "available").group_by(table.priority)
+        return dict(await self._rows(query))
+
     async def _run(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` returns, done in a transaction.
 
         Raises
         ------
-        NoSpace
-            The database's disk is full.
+        DiskFull
+            The database's disk is.
         FarmUnavailable
             The database does not answer, or not in time.
         """
         try:
             return await self._database.run(work)
         except sa.exc.OperationalError as exc:
-            if "full" in str(exc.orig):
-                raise NoSpace(f"the database of tasks cannot grow: {exc.orig}") from exc
+            if "full" in str(exc.orig) or "No space left" in str(exc.orig):
+                raise DiskFull(f"the database of tasks cannot grow: {exc.orig}") from exc
             raise FarmUnavailable(f"the database of tasks does not answer: {exc.orig}") from exc
 
     async def _made(self, query: sa.Select[Any], make: Callable[[Any], T]) -> list[T]:

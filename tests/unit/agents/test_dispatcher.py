@@ -22,7 +22,7 @@ from jupyterhub_agentfarm.agents.dispatch.dispatcher import Dispatcher, named_ke
 from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
 from jupyterhub_agentfarm.agents.dispatch.servers import TaskServers
 from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
-from jupyterhub_agentfarm.agents.metrics import TaskMetrics
+from jupyterhub_agentfarm.agents.metrics import Now, TaskMetrics
 from jupyterhub_agentfarm.agents.models import AgentLimits, Attempt, Task, TaskReason, TaskRequest
 from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.controller.views import node_view
@@ -121,7 +121,7 @@ async def test_a_task_is_begun_with_its_notebooks_kernel(world: World) -> None:
     carrier = await world.begun(1)
     assert (carrier.task.id, carrier.options.kernel, carrier.options.cpus) == (task, "ir", 1)
     carrier.end("completed")
-    await eventually(lambda: 'attempts_total{outcome="completed"} 1' in world.metrics.text({}, {}), "it is counted")
+    await eventually(lambda: 'attempts_total{outcome="completed"} 1' in world.metrics.text(Now()), "it is counted")
     await world.submit(content=None)
     assert (await world.begun(2)).options.kernel == ""
 
@@ -276,7 +276,7 @@ async def test_a_carrier_that_leaves_late_takes_only_itself_along(
     (await world.begun(1)).end("node_lost")
     second = await world.begun(2)
     may_leave.set()
-    await eventually(lambda: 'outcome="node_lost"} 1' in world.metrics.text({}, {}), "the first carrier has left")
+    await eventually(lambda: 'outcome="node_lost"} 1' in world.metrics.text(Now()), "the first carrier has left")
     await world.book.cancel(task, "ada")
     await eventually(second.ended.done, "the second carrier knows")
 
