@@ -37,6 +37,7 @@ TaskReason = Literal[
     "dependencies",
     "due",
     "claimed",
+    "moved",
     "completed",
     "cancelled",
     "retried",
@@ -313,7 +314,7 @@ class Task:
     changed_at: float
     #: Number of the newest attempt; 0: there was none.
     attempt: int = 0
-    #: Kernel that its notebook names, where that is known only since an attempt read it on its server; "": it is not.
+    #: Kernel that its notebook names; "": none, or the notebook is in the workspace and was not read there yet.
     kernel: str = ""
     #: Name of the Hub server of the newest attempt, which may be one that an earlier task left; None: there was none.
     server_name: str | None = None

@@ -15,6 +15,7 @@ from ...traitlets import Seconds
 from ..models import Attempt, TaskReason
 from ..tasks.book import TaskBook
 from .carrier import Carried, Carrier
+from .collecting import DiskPatience
 from .loss import Farm, News, Patience
 from .outcomes import Outcome
 from .servers import TaskServers
@@ -22,6 +23,8 @@ from .warm import WarmServers
 
 #: After these the next attempt is made elsewhere, so there is nothing to wait for.
 _AT_ONCE: frozenset[TaskReason] = frozenset({"node_lost", "server_lost"})
+#: Longest pause between two tries to keep results on a disk that was full.
+_LONGEST_DISK_PAUSE_SECONDS = 30.0
 
 
 class Tokens(Protocol):
@@ -89,6 +92,14 @@ class Carriers(LoggingConfigurable):
         "sooner once there is some again; larger: fewer useless tries.",
     ).tag(config=True)
 
+    disk_timeout = Seconds(
+        86400.0,
+        help="How long an attempt that has ended waits on its node for room on this service's disk for its results, in "
+        "seconds or as '24h'; it is tried again and again. After that its task executes anew, and the results stay on "
+        "the node for as long as `RunBook.keep` says. Longer: a full disk costs no work; shorter: it keeps less of the "
+        "nodes busy.",
+    ).tag(config=True)
+
     def __init__(
         self,
         book: TaskBook,
@@ -129,6 +140,11 @@ class Carriers(LoggingConfigurable):
     def loss_patience(self) -> Patience:
         """How long silent servers are waited for."""
         return Patience(self.loss_grace, self.patience)
+
+    @property
+    def disk_patience(self) -> DiskPatience:
+        """How a full disk is waited for."""
+        return DiskPatience(self.retry_interval, _LONGEST_DISK_PAUSE_SECONDS, self.disk_timeout)
 
     def pause_after(self, outcome: Outcome, failures: int) -> float:
         """Return how long a task waits after an attempt that ended so, if another one follows."""

@@ -145,7 +145,7 @@ class TaskBook(TaskRecords):
     # ---- orders ----
 
     async def submit(
-        self, request: TaskRequest, agent: str, by: str, notebook: bytes | None, *, digest: str = ""
+        self, request: TaskRequest, agent: str, by: str, notebook: bytes | None, *, digest: str = "", kernel: str = ""
     ) -> tuple[Task, bool]:
         """Take a task of `agent`, asked for by `by`; return it, and whether it is new.
 
@@ -155,6 +155,8 @@ class TaskBook(TaskRecords):
         ----------
         digest
             What notebooks that are the same work have in common; "": only equal ones are the same.
+        kernel
+            The kernel that the notebook names; "": none, or it is not known.
 
         Raises
         ------
@@ -170,7 +172,7 @@ class TaskBook(TaskRecords):
         task_id = steps.new_id()
         if notebook is not None:
             await self.files.save_notebook(task_id, notebook)
-        asked = steps.Submission(task_id, request, agent, by, notebook, digest, self.max_open)
+        asked = steps.Submission(task_id, request, agent, by, notebook, digest, kernel, self.max_open)
         async with undone(lambda: self.files.forget(task_id)):
             task = await self._do(steps.submit, asked)
         if task.id != task_id:
@@ -290,6 +292,16 @@ class TaskBook(TaskRecords):
         """Tell how far an attempt is; kept in memory only."""
         self._news.tell_progress(attempt.task, Progress(attempt.number, cells_done, cells_total, current_cell))
 
+    async def move(self, attempt: Attempt, kernel: str, why: str) -> tuple[Task, Attempt]:
+        """Have an attempt begin anew in another server, as its notebook turned out to name a kernel; return both.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        """
+        return await self._do(steps.move, attempt, kernel, why)
+
     async def finish(
         self,
         attempt: Attempt,
@@ -297,7 +309,6 @@ class TaskBook(TaskRecords):
         detail: str = "",
         error: TaskError | None = None,
         pause_seconds: float = 0,
-        kernel: str = "",
     ) -> Task:
         """End an attempt; what becomes of its task is decided by :func:`.states.after_attempt`.
 
@@ -311,15 +322,13 @@ class TaskBook(TaskRecords):
             The exception that the notebook ended with.
         pause_seconds
             How long the task waits before another attempt.
-        kernel
-            Kernel that the notebook turned out to name, where the attempt's server has none of it.
 
         Raises
         ------
         Fenced
             The attempt is over already.
         """
-        ended = states.Ended(outcome, detail, error, pause_seconds, kernel)
+        ended = states.Ended(outcome, detail, error, pause_seconds)
         return await self._do(steps.finish, attempt, ended)
 
     async def keep_notebook(self, attempt: Attempt, notebook: bytes) -> None:

@@ -43,8 +43,6 @@ class Ended:
     error: TaskError | None = None
     #: How long the task waits before another attempt.
     pause_seconds: float = 0
-    #: Kernel that the notebook turned out to name, of which the attempt's server has none.
-    kernel: str = ""
 
 
 def entered(task: Task, state: TaskState, reason: TaskReason, detail: str, now: float) -> Task:
@@ -83,7 +81,6 @@ def after_attempt(task: Task, ended: Ended, now: float) -> Task:
     - Where its end had been asked for, the task goes where that leads, unless the notebook itself ended it first.
     - What the farm failed is tried again until there were enough attempts; so is the notebook's own failure with
       `retry_errors`.
-    - A notebook that is read on its server names its kernel only there: once, it is tried again where that kernel is.
 
     Raises
     ------
@@ -99,9 +96,6 @@ def after_attempt(task: Task, ended: Ended, now: float) -> Task:
         detail = task.detail if task.ending == ending else ended.detail
         return replace(entered(task, ENDINGS[ending], ending, detail, now), available_at=now)
     task = replace(task, error=ended.error)
-    if ended.kernel and not (task.kernel or task.request.options.kernel):
-        waiting = entered(task, "retryable", ended.outcome, ended.detail, now)
-        return replace(waiting, kernel=ended.kernel, available_at=now)
     if _worth_another(task, ended.outcome):
         return _after_failure(task, ended, now)
     return replace(entered(task, "discarded", ended.outcome, ended.detail, now), failures=task.failures + 1)

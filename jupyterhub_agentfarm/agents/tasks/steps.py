@@ -35,6 +35,8 @@ class Submission:
     notebook: bytes | None
     #: What notebooks that are the same work have in common; "": only equal ones are the same.
     digest: str = ""
+    #: Kernel that the notebook names; "": none, or it is not known.
+    kernel: str = ""
     #: Tasks of the agent that may be there and not have ended, this one among them.
     most_open: int = 10**9
 
@@ -79,7 +81,7 @@ def submit(tables: Tables, asked: Submission) -> Task:
     state, reason = _first_state(tables, request)
     available_at = max(now, request.not_before_at or 0)
     task = Task(asked.task_id, asked.agent, state, reason, "", request, now, asked.by, available_at, now,
-                allowed=request.max_attempts)  # fmt: skip
+                kernel=asked.kernel, allowed=request.max_attempts)  # fmt: skip
     tables.add_task(task, digest, Why(reason, by=asked.by))
     return task
 
@@ -136,13 +138,18 @@ def _needed(tables: Tables, request: TaskRequest) -> Mapping[str, TaskState]:
     return found
 
 
-def claim(tables: Tables, task_id: str, server_name: str | None, agent: str | None = None) -> tuple[Task, Attempt]:
-    """Begin an attempt; with `agent` only where the task is still that agent's."""
+def server_name(task_id: str, number: int) -> str:
+    """Return the name of the server that is started for an attempt."""
+    return f"task-{task_id[:8]}-{number}"
+
+
+def claim(tables: Tables, task_id: str, warm: str | None, agent: str | None = None) -> tuple[Task, Attempt]:
+    """Begin an attempt, in a server that is there or one of its own; with `agent` only where the task is its still."""
     available = tables.task(task_id)
     if agent is not None and available.agent != agent:
         raise ConflictError(f"task {task_id} was handed over from {agent} to {available.agent}")
     task = states.claimed(available, tables.now)
-    name = server_name if server_name is not None else f"task-{task.id[:8]}-{task.attempt}"
+    name = warm if warm is not None else server_name(task.id, task.attempt)
     task = replace(task, server_name=name)
     attempt = Attempt(task.id, task.attempt, 0, task.agent, name, "starting", tables.now)
     tables.change(task, Why("claimed", task.detail))
@@ -156,6 +163,15 @@ def note(tables: Tables, attempt: Attempt, changes: Mapping[str, Any]) -> Attemp
     if "detail" in changes:
         changes = {**changes, "detail": plain(changes["detail"], _DETAIL_CHARACTERS)}
     return tables.save_attempt(replace(tables.current(attempt), **changes))
+
+
+def move(tables: Tables, attempt: Attempt, kernel: str, why: str) -> tuple[Task, Attempt]:
+    """Have an attempt begin anew in another server, which is to have a kernel that its notebook turned out to name."""
+    executing, kept = tables.executing(attempt)
+    name = server_name(executing.id, 0)  # no attempt has this number, and one task does this once
+    moved = replace(kept, phase="starting", server_name=name, node=None, run_id=None, running_at=None, detail=why)
+    task = replace(executing, kernel=kernel, server_name=name)
+    return tables.change(task, Why("moved", plain(why, _DETAIL_CHARACTERS))), tables.save_attempt(moved)
 
 
 def finish(tables: Tables, attempt: Attempt, ended: Ended) -> Task:

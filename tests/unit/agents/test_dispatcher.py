@@ -18,7 +18,7 @@ from waiting import eventually
 
 from jupyterhub_agentfarm.agents.dispatch import dispatcher
 from jupyterhub_agentfarm.agents.dispatch.carrier import Carried
-from jupyterhub_agentfarm.agents.dispatch.dispatcher import Dispatcher, named_kernel
+from jupyterhub_agentfarm.agents.dispatch.dispatcher import Dispatcher
 from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
 from jupyterhub_agentfarm.agents.dispatch.servers import TaskServers
 from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
@@ -26,12 +26,12 @@ from jupyterhub_agentfarm.agents.metrics import Now, TaskMetrics
 from jupyterhub_agentfarm.agents.models import AgentLimits, Attempt, Task, TaskReason, TaskRequest
 from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.controller.views import node_view
-from jupyterhub_agentfarm.errors import ConflictError, FarmUnavailable, Fenced
+from jupyterhub_agentfarm.errors import ConflictError, FarmUnavailable
 from jupyterhub_agentfarm.inventory.database import Database
 from jupyterhub_agentfarm.models import Lease, UserOptions
 from jupyterhub_agentfarm.records import to_json
 
-NOTEBOOK = json.dumps(notebook("1", kernelspec={"name": "ir", "display_name": "R"})).encode()
+NOTEBOOK = json.dumps(notebook("1")).encode()
 
 
 class Carrier:
@@ -95,7 +95,7 @@ class World:
     async def submit(self, agent: str = "bot", content: bytes | None = NOTEBOOK, **fields: Any) -> str:
         """Submit a task; return its id."""
         request = TaskRequest(path=None if content else "n.ipynb", notebook={} if content else None, **fields)
-        return (await self.book.submit(request, agent, "ada", content))[0].id
+        return (await self.book.submit(request, agent, "ada", content, kernel="ir" if content else ""))[0].id
 
     async def begun(self, count: int) -> Carrier:
         """Return the newest carrier once there are so many."""
@@ -308,14 +308,14 @@ async def test_leftovers_are_those_of_tasks(world: World, monkeypatch: pytest.Mo
     assert stopped == ["task-0123abcd-12"]
 
 
-async def test_a_kernel_that_was_missing_is_asked_for(world: World) -> None:
-    """The next attempt of a task at a path gets the kernel that the first one found in the file."""
+async def test_an_attempt_that_moved_is_taken_up_where_it_went(world: World) -> None:
+    """A service that was killed after its notebook had named another kernel asks for a server that has it."""
+    task = await world.submit(content=None)
+    _, attempt = await world.book.claim(task)
+    await world.book.move(attempt, "ir", "there is no ir on n1")
     await world.dispatcher.open()
-    await world.submit(content=None)
-    first = await world.begun(1)
-    await world.book.finish(first.attempt, "kernel_not_found", "there is no ir", kernel="ir")
-    first.ended.set_exception(Fenced(first.task.id, 1))
-    assert (first.options.kernel, (await world.begun(2)).options.kernel) == ("", "ir")
+    carrier = await world.begun(1)
+    assert (carrier.options.kernel, carrier.attempt.number, carrier.attempt.phase) == ("ir", 1, "starting")
 
 
 async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -> None:
@@ -341,18 +341,3 @@ async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -
     await world.submit(content=None)
     assert (await world.begun(4)).attempt.server_name not in ("first", "second")
     assert list(warm) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        (NOTEBOOK, "ir"),
-        (b"{}", ""),
-        (b"no json", ""),
-        (b'{"metadata": {"kernelspec": {"name": "a b"}}}', ""),
-        (b"[]", ""),
-    ],
-)
-def test_named_kernels(text: bytes, name: str) -> None:
-    """A notebook's kernel is asked for only where its name is one."""
-    assert named_kernel(text) == name

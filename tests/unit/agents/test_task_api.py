@@ -29,6 +29,16 @@ async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
 # ---- submissions ----
 
 
+@pytest.mark.parametrize(("named", "kernel"), [("ir", "ir"), ("a b", ""), ("", "")])
+async def test_a_task_knows_the_kernel_of_its_notebook(
+    api: Api, monkeypatch: pytest.MonkeyPatch, named: str, kernel: str
+) -> None:
+    """It is kept at the submission, so that nobody reads the notebook again; what can be no kernel is not asked for."""
+    assert (await api.submit(notebook=notebook(kernel=named)))["kernel"] == kernel
+    monkeypatch.setattr(task_intake, "LARGE_BYTES", 10)
+    assert (await api.submit(notebook=notebook(kernel=named)))["kernel"] == kernel
+
+
 async def test_an_agent_submits_and_follows_its_task(api: Api) -> None:
     """From the submission to the artifact: view, events with progress, notebook."""
     task = await api.submit(name="sum", parameters={"a": [1]}, idempotency_key="k")
