@@ -538,6 +538,8 @@ class Mark:
     by: str
     #: When a drain stops what is still there; None: it waits for the servers to end.
     deadline_at: float | None = None
+    #: Owner whose servers a drained node is kept for, where they ask for it by name; "": nobody's.
+    kept_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -575,6 +577,11 @@ class Node:
     def eligible(self) -> bool:
         """Whether new servers may be placed here: ready, not cordoned, not draining."""
         return self.state == "ready" and self.cordon is None and self.drain is None
+
+    def kept_for(self, owner: str) -> bool:
+        """Whether the node is ready and was drained for this owner's servers, and no admin cordoned it."""
+        kept = "" if self.drain is None else self.drain.kept_for
+        return self.state == "ready" and self.cordon is None and kept == owner != ""
 
     @property
     def status(self) -> str:

@@ -76,9 +76,12 @@ def avoided(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusa
 
 
 def eligible(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
-    """Refuse a node that is not ready, is cordoned or draining, or whose servers are not known yet."""
+    """Refuse a node that is not ready, is cordoned or draining, or whose servers are not known yet.
+
+    A node that was drained for the owner takes what the owner asks of it by name.
+    """
     node = view.node
-    if not node.eligible:
+    if not node.eligible and not (request.options.node == node.name and node.kept_for(request.owner)):
         mark = node.drain or node.cordon
         why = mark.reason if node.state == "ready" and mark is not None else ""
         return Refusal("not_eligible", f"is {node.status}" + (f": {why}" if why else ""), later=True)
