@@ -81,9 +81,10 @@ class UsageReport:
         )
 
     def _free_at(self, owner: str, hours: float | None, groups: tuple[str, ...]) -> float | None:
+        """Return when the owner may have a GPU again; None: now, or never."""
         now = self._book.now()
         own = now if hours is None else self._book.usage.frees_at(owner, hours, now)
-        pool = self._pools.hours_free_at(groups)
+        pool = self._pools.hours_free_at(groups, now)
         return None if own is None or pool is None or max(own, pool) <= now else max(own, pool)
 
     def of_all(self) -> list[OwnerUsage]:

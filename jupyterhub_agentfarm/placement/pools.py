@@ -53,9 +53,9 @@ class Pools:
         """Return the GPU-seconds that the members of a group that has a pool used within the window."""
         return self._counted().usage.gpu_seconds(group, self._book.now())
 
-    def hours_free_at(self, groups: Iterable[str]) -> float | None:
+    def hours_free_at(self, groups: Iterable[str], now: float) -> float | None:
         """Return when no pool of these groups is used up any more; now where none is; None: never."""
-        limits, now = self._policy.group_pool_gpu_hours, self._book.now()
+        limits = self._policy.group_pool_gpu_hours
         times = [now]
         for group in {*groups}.intersection(limits):
             at = self._counted().usage.frees_at(group, limits[group], now)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -260,10 +261,11 @@ class Carrier:
 
     async def _finish(self, outcome: Outcome) -> Task:
         """Have it written down how the attempt ended; a database that is away is waited for."""
-        pause = self._parts.pause_after(outcome, self.task.failures)
+        pause = await self._parts.pause_after(outcome, self.task)
+        detail = f"{outcome.detail}; it is tried again {_when(pause)}" if outcome.reason == "quota" else outcome.detail
         while True:
             with Edge(log, f"the end of {self.attempt.key} is not written down yet", (Fenced,)):
-                return await self._book.finish(self.attempt, outcome.reason, outcome.detail, outcome.error, pause)
+                return await self._book.finish(self.attempt, outcome.reason, detail, outcome.error, pause)
             await asyncio.sleep(self._parts.retry_interval)
 
     def _leave(self, outcome: Outcome) -> None:
@@ -275,3 +277,8 @@ class Carrier:
             self._parts.warm.keep(agent, name, self.options)
         else:
             self._parts.servers.stop(agent, name)
+
+
+def _when(pause_seconds: float) -> str:
+    at = dt.datetime.fromtimestamp(time.time() + pause_seconds, dt.UTC)
+    return f"in {pause_seconds:.0f} s, on {at:%A %d %B %H:%M:%S} UTC"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -371,6 +372,31 @@ async def test_a_start_that_is_refused_because_of_the_agent(site: Site, inactive
     site.carriers.inactive = lambda _agent: inactive
     task, _ = await site.carried()
     assert (task.state, task.reason) == (state, reason)
+
+
+@pytest.mark.parametrize(
+    ("free_in_seconds", "pause_seconds"),
+    [(200.0, 200), (1e6, 900), (-5.0, 1), (None, 60), ("the controller is away", 60)],
+)
+async def test_a_used_up_quota_is_tried_again_when_some_of_it_is_free(
+    site: Site, free_in_seconds: float | str | None, pause_seconds: float
+) -> None:
+    """The task waits until then, but not for ever, and says how long; where nobody knows it asks now and then."""
+
+    async def usage() -> dict[str, Any]:
+        if isinstance(free_in_seconds, str):
+            raise FarmUnavailable(free_in_seconds)
+        free_at = None if free_in_seconds is None else time.time() + free_in_seconds
+        others = {"owner": "other", "gpu_hours_free_at": time.time() + 5}
+        return {"usage": [others, {"owner": "bot", "gpu_hours_free_at": free_at}]}
+
+    site.refusal = StartFailed("quota", "bot used 4.0 of 4 GPU-hours in 7 days: 1 h is free again later")
+    site.carriers.usage = usage
+    task, _ = await site.carried()
+    assert (task.state, task.reason, task.failures) == ("retryable", "quota", 0)
+    assert task.available_at - site.books.clock.now == pytest.approx(pause_seconds, abs=1)
+    waits = round(task.available_at - task.changed_at)
+    assert re.search(rf"free again later; it is tried again in {waits} s, on \w+day", task.detail)
 
 
 async def _later(answer: web.Response) -> web.StreamResponse:
