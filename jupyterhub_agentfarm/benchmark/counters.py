@@ -23,10 +23,13 @@ class BenchmarkCounters:
         self._runs: Counter[tuple[str, str]] = Counter()
         self._made: dict[str, Blocks] = {}
         self._durations: dict[tuple[str, str], Histogram] = {}
+        #: Nodes of which something was counted since the page was made last.
+        self.changed: set[str] = set()
 
     def count_case(self, run: BenchmarkRun, result: CaseResult) -> None:
         """Count one result."""
         self._made.pop(result.node, None)
+        self.changed.add(result.node)
         self._cases[result.node, run.suite, result.case, result.outcome] += 1
         if result.outcome in metrics.TASK_OUTCOMES:
             self._tasks[result.node, result.outcome] += 1

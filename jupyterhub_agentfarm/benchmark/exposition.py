@@ -20,9 +20,11 @@ from typing import Any
 from .. import metrics
 from ..metrics import METRICS, head_lines, sample_line
 from .counters import BenchmarkCounters, block
-from .node_series import Blocks, NodeSeries
+from .node_series import Blocks, NodeSeries, Totals
+from .node_table import NodeTable
 
 SETS = metrics.SETS
+_HEADS = {name: head_lines(metric) for name, metric in METRICS.items()}
 
 
 class Exposition:
@@ -56,6 +58,7 @@ class Exposition:
         self._suites = suites
         self._clock = clock
         self._nodes: dict[str, NodeSeries] = {}
+        self._tables = {role: NodeTable(counters.node_blocks, stale_after_seconds) for role in metrics.NODE_ROLES}
         self._leases: dict[str, str] = {}
         self._rejected: Counter[str] = Counter()
         #: Give further blocks of the set ``hub``.
@@ -63,18 +66,22 @@ class Exposition:
 
     def update_node(self, view: Mapping[str, Any]) -> None:
         """Take a node's newest state."""
-        node, before = self._nodes.get(view["name"]), None
+        node, before, role = self._nodes.get(view["name"]), None, ""
         if node is None:
-            node = NodeSeries(view)
-            self._nodes = dict(sorted((self._nodes | {node.name: node}).items()))
+            node = self._nodes[view["name"]] = NodeSeries(view)
         else:
-            before = node.reported_at
+            before, role = node.reported_at, node.role
             node.update(view, self.stale_after_seconds)
+        if role not in ("", node.role):
+            self._tables[role].remove(node.name)
+        self._tables[node.role].put(node, self._clock())
         self._rejected["cardinality"] += node.cut and node.reported_at != before
 
     def remove_node(self, name: str) -> None:
         """Forget a node that was taken out of the farm."""
         self._nodes.pop(name, None)
+        for table in self._tables.values():
+            table.remove(name)
 
     def update_lease(self, lease: Mapping[str, Any]) -> None:
         """Take a lease's newest state."""
@@ -86,7 +93,8 @@ class Exposition:
     def reset(self, nodes: Iterable[Mapping[str, Any]], leases: Iterable[Mapping[str, Any]]) -> None:
         """Take the whole state of the farm; what is not in it is forgotten."""
         views = {view["name"]: view for view in nodes}
-        self._nodes = {name: series for name, series in self._nodes.items() if name in views}
+        for name in self._nodes.keys() - views.keys():
+            self.remove_node(name)
         for view in views.values():
             self.update_node(view)
         self._leases = {}
@@ -96,32 +104,31 @@ class Exposition:
     def text(self, which: str) -> str:
         """Return the text of a set, one of :data:`SETS`."""
         now = self._clock()
-        families: dict[str, list[str]] = {name: [] for name in METRICS}
-        if which in ("hub", "all"):
-            _join(families, self._hub_blocks(now))
-        for series in self._nodes.values():
-            if which in (series.role, "all"):
-                self._join_node(families, series, now)
+        self._refill(now)
+        hub = self._hub_blocks(now) if which in ("hub", "all") else {}
+        columns = [table.columns(now) for role, table in self._tables.items() if which in (role, "all")]
         parts: list[str] = []
-        for name, blocks in families.items():
+        for name, head in _HEADS.items():
+            blocks = [hub.get(name, "")]
+            for column in columns:
+                blocks += column.get(name, ())
             if any(blocks):
-                parts.append(head_lines(METRICS[name]))
+                parts.append(head)
                 parts += blocks
         return "".join(parts)
 
-    def _join_node(self, families: dict[str, list[str]], series: NodeSeries, now: float) -> None:
-        fresh = series.fresh(now, self.stale_after_seconds)
-        families["agentfarm_node_up"].append(series.up_blocks[fresh])
-        families["agentfarm_node_up_seconds_total"].append(series.up_block(now, self.stale_after_seconds))
-        _join(families, series.lasting)
-        if fresh:
-            _join(families, series.gauges)
-        _join(families, self.counters.node_blocks(series.name))
+    def _refill(self, now: float) -> None:
+        """Take what was counted since the last scrape."""
+        for name in self.counters.changed:
+            for table in self._tables.values():
+                table.refill(name, now)
+        self.counters.changed.clear()
 
     def _hub_blocks(self, now: float) -> Blocks:
-        live = {name: node for name, node in self._nodes.items() if node.fresh(now, self.stale_after_seconds)}
+        live = [node for table in self._tables.values() for node in table.live(now)]
+        fresh = {node.name for node in live}
         states = Counter(
-            (node.role, node.status if name in live or not node.connected else "unreachable")
+            (node.role, node.status if name in fresh or not node.connected else "unreachable")
             for name, node in self._nodes.items()
         )
         blocks = {
@@ -136,8 +143,7 @@ class Exposition:
                 _line("agentfarm_reports_rejected_total", self._rejected[reason], reason=reason)
                 for reason in metrics.REPORT_REJECTIONS
             ),
-            **_farm_blocks([node.telemetry for node in live.values() if node.telemetry]),
-            **_farm_gpu_blocks([gpu for node in live.values() for gpu in node.live_gpus]),
+            **_farm_blocks(live),
             **self.counters.hub_blocks(self._suites()),
         }
         for further in self.further:
@@ -154,35 +160,18 @@ def _counted(name: str, label: str, values: Iterable[str], seen: Iterable[str]) 
     return block(sample_line(name, {label: value}, counts[value]) for value in values)
 
 
-def _farm_blocks(reports: list[Mapping[str, Any]]) -> Blocks:
-    """Return processors and memory over live nodes; without any, there are none."""
-    if not reports:
+def _farm_blocks(live: list[NodeSeries]) -> Blocks:
+    """Return the farm's sums over live nodes; a quantity that none of them tells is left out."""
+    if not live:
         return {}
-    total = sum(report["memory_total_bytes"] for report in reports)
-    used = total - sum(report["memory_available_bytes"] for report in reports)
-    sums = {"agentfarm_farm_memory_used_bytes": used, "agentfarm_farm_memory_total_bytes": total}
-    known = [report for report in reports if report["cpu_utilization_ratio"] is not None]
-    if cpus := sum(report["cpus"] for report in known):
-        busy = sum(report["cpus"] * report["cpu_utilization_ratio"] for report in known)
-        sums["agentfarm_farm_cpu_utilization_ratio"] = busy / cpus
-    return {name: _line(name, value) for name, value in sums.items()}
-
-
-def _farm_gpu_blocks(gpus: list[Mapping[str, Any]]) -> Blocks:
-    """Return the farm's sums over live GPUs; a quantity that no GPU tells is left out."""
-    blocks: Blocks = {}
-    used = [gpu["utilization_ratio"] for gpu in gpus if gpu["utilization_ratio"] is not None]
-    if used:
-        name = "agentfarm_farm_gpu_utilization_ratio"
-        blocks[name] = _line(name, sum(used) / len(used))
-    for key in ("memory_used_bytes", "memory_total_bytes"):
-        known = [gpu[key] for gpu in gpus if gpu[key] is not None]
-        if known:
-            name = f"agentfarm_farm_gpu_{key}"
-            blocks[name] = _line(name, sum(known))
-    return blocks
-
-
-def _join(families: dict[str, list[str]], blocks: Blocks) -> None:
-    for name, added in blocks.items():
-        families[name].append(added)
+    sums = Totals(*map(sum, zip(*(node.totals for node in live), strict=True)))
+    told = {"memory_used_bytes": sums.memory_used_bytes, "memory_total_bytes": sums.memory_total_bytes}
+    if sums.cpus:
+        told["cpu_utilization_ratio"] = sums.busy_cpus / sums.cpus
+    if sums.gpus_with_utilization:
+        told["gpu_utilization_ratio"] = sums.gpu_utilization / sums.gpus_with_utilization
+    if sums.gpus_with_memory_used:
+        told["gpu_memory_used_bytes"] = sums.gpu_memory_used_bytes
+    if sums.gpus_with_memory_total:
+        told["gpu_memory_total_bytes"] = sums.gpu_memory_total_bytes
+    return {f"agentfarm_farm_{name}": _line(f"agentfarm_farm_{name}", value) for name, value in told.items()}

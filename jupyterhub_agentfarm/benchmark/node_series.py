@@ -6,8 +6,8 @@ written anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from .. import metrics
 from ..metrics import format_value, series
@@ -34,6 +34,22 @@ _GPU_GAUGES = (
 )
 #: More than a node has in use; beyond that, old ones are forgotten.
 _KEPT_HEADS = 1000
+
+
+class Totals(NamedTuple):
+    """What a node adds to the farm's sums; a quantity that a device does not tell is in neither sum nor count."""
+
+    memory_total_bytes: float = 0
+    memory_used_bytes: float = 0
+    #: Processors of nodes that tell their use, and how many of them are busy.
+    cpus: float = 0
+    busy_cpus: float = 0
+    gpu_utilization: float = 0
+    gpus_with_utilization: float = 0
+    gpu_memory_used_bytes: float = 0
+    gpus_with_memory_used: float = 0
+    gpu_memory_total_bytes: float = 0
+    gpus_with_memory_total: float = 0
 
 
 class NodeSeries:
@@ -69,12 +85,12 @@ class NodeSeries:
         self._since_at = view["since_at"]
         self._facts = view["facts"] or self._facts
         #: The newest report of a node that is connected.
-        self.telemetry: Mapping[str, Any] | None = view["telemetry"] if self.connected else None
+        telemetry: Mapping[str, Any] | None = view["telemetry"] if self.connected else None
         #: Whether a part of the report was left out.
-        self.cut: bool = self._remember_gpus(self.telemetry) or _has_more_disks(self.telemetry)
+        self.cut: bool = self._remember_gpus(telemetry) or _has_more_disks(telemetry)
         self.lasting = self._lasting_blocks()
-        self.gauges: Blocks = self._gauge_blocks(view, self.telemetry) if self.telemetry else {}
-        self.live_gpus: list[Mapping[str, Any]] = self._gpus if _gpus_readable(self.telemetry) else []
+        self.gauges: Blocks = self._gauge_blocks(view, telemetry) if telemetry else {}
+        self.totals = _totals(telemetry, self._gpus if _gpus_readable(telemetry) else []) if telemetry else Totals()
 
     def fresh(self, now: float, stale_after_seconds: float) -> bool:
         """Whether the node is connected and its last report is not too old."""
@@ -97,11 +113,17 @@ class NodeSeries:
         if until is not None and until != self.reported_at:
             self._up_seconds += self._since_report(until, stale_after_seconds)
 
-    def up_block(self, now: float, stale_after_seconds: float) -> str:
-        """Return the line of the time for which the node was up."""
-        return self._line("agentfarm_node_up_seconds_total", round(self.up_seconds(now, stale_after_seconds), 3))
-
     # ---- lines ----
+
+    def blocks(self, fresh: bool, now: float, stale_after_seconds: float) -> Blocks:
+        """Return all lines that there are of the node now."""
+        up_seconds = round(self.up_seconds(now, stale_after_seconds), 3)
+        return {
+            **self.lasting,
+            **(self.gauges if fresh else {}),
+            "agentfarm_node_up": self.up_blocks[fresh],
+            "agentfarm_node_up_seconds_total": self._line("agentfarm_node_up_seconds_total", up_seconds),
+        }
 
     def _line(self, metric: str, value: float, *labels: str) -> str:
         head = self._heads.get((metric, *labels))
@@ -165,6 +187,16 @@ class NodeSeries:
             for key in _GPU_GAUGES:
                 self._add(blocks, f"agentfarm_gpu_{key}", gpu[key], number)
             self._add(blocks, "agentfarm_gpu_leased", float(bool(gpu.get("leased"))), number)
+
+
+def _totals(telemetry: Mapping[str, Any], gpus: Iterable[Mapping[str, Any]]) -> Totals:
+    total, cpus, ratio = telemetry["memory_total_bytes"], telemetry["cpus"], telemetry["cpu_utilization_ratio"]
+    sums = []
+    for key in _GPU_GAUGES[:3]:
+        known = [gpu[key] for gpu in gpus if gpu[key] is not None]
+        sums += [sum(known), len(known)]
+    of_cpus = (0, 0) if ratio is None else (cpus, cpus * ratio)
+    return Totals(total, total - telemetry["memory_available_bytes"], *of_cpus, *sums)
 
 
 def _gpus_readable(telemetry: Mapping[str, Any] | None) -> bool:
