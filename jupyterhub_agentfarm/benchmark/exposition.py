@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .. import metrics
@@ -103,19 +103,18 @@ class Exposition:
 
     def text(self, which: str) -> str:
         """Return the text of a set, one of :data:`SETS`."""
+        return "".join(self.chunks(which))
+
+    def chunks(self, which: str) -> Iterator[str]:
+        """Give the text in pieces, each made in a moment: between two of them others may have their turn."""
         now = self._clock()
         self._refill(now)
         hub = self._hub_blocks(now) if which in ("hub", "all") else {}
         columns = [table.columns(now) for role, table in self._tables.items() if which in (role, "all")]
-        parts: list[str] = []
         for name, head in _HEADS.items():
-            blocks = [hub.get(name, "")]
-            for column in columns:
-                blocks += column.get(name, ())
-            if any(blocks):
-                parts.append(head)
-                parts += blocks
-        return "".join(parts)
+            text = hub.get(name, "") + "".join("".join(column.get(name, ())) for column in columns)
+            if text:
+                yield head + text
 
     def _refill(self, now: float) -> None:
         """Take what was counted since the last scrape."""

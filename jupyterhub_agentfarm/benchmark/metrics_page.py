@@ -15,21 +15,6 @@ from .exposition import SETS, Exposition
 METRICS_AGE_SECONDS = 1.0
 
 
-class _Made:
-    """One set's text, compressed when somebody first asks for that."""
-
-    def __init__(self, plain: bytes) -> None:
-        self.made_at = time.monotonic()
-        self.plain = plain
-        self._small: asyncio.Task[bytes] | None = None
-
-    async def small(self) -> bytes:
-        """Return the text compressed, off the event loop."""
-        if self._small is None:
-            self._small = asyncio.create_task(asyncio.to_thread(gzip.compress, self.plain, 1))
-        return await asyncio.shield(self._small)
-
-
 class MetricsPage:
     """The texts of the sets.
 
@@ -41,14 +26,28 @@ class MetricsPage:
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
-        self._made: dict[str, _Made] = {}
+        #: By set, and whether compressed: when it was made, and the text.
+        self._made: dict[tuple[str, bool], tuple[float, bytes]] = {}
+        self._making = asyncio.Lock()
 
     async def get(self, which: str, *, compressed: bool = False) -> bytes:
         """Return a set's text."""
-        made = self._made.get(which)
-        if made is None or time.monotonic() - made.made_at > METRICS_AGE_SECONDS:
-            made = self._made[which] = _Made(self._exposition.text(which).encode())
-        return await made.small() if compressed else made.plain
+        async with self._making:
+            made = self._made.get((which, compressed))
+            if made is None or time.monotonic() - made[0] > METRICS_AGE_SECONDS:
+                text = await self._make(which)
+                if compressed:
+                    text = await asyncio.to_thread(gzip.compress, text, 1)
+                made = self._made[which, compressed] = (time.monotonic(), text)
+        return made[1]
+
+    async def _make(self, which: str) -> bytes:
+        """Return the text; the event loop goes on between its pieces."""
+        pieces = []
+        for piece in self._exposition.chunks(which):
+            pieces.append(piece.encode())
+            await asyncio.sleep(0)
+        return b"".join(pieces)
 
 
 class MetricsHandler(ServiceHandler):

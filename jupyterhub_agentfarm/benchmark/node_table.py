@@ -32,6 +32,8 @@ class NodeTable:
         #: Where each node is in the columns; empty: they have to be laid out anew.
         self._places: dict[str, int] = {}
         self._fresh: set[str] = set()
+        #: Until then no node can have fallen silent: the oldest report ages no faster than time.
+        self._nobody_silent_until = 0.0
 
     def put(self, node: NodeSeries, now: float) -> None:
         """Take a node, or its newest blocks."""
@@ -65,8 +67,12 @@ class NodeTable:
         """Find the nodes that fell silent since their last report."""
         if not self._places:
             self._lay_out(now)
+        if now <= self._nobody_silent_until:
+            return
         for name in [name for name in self._fresh if not self.nodes[name].fresh(now, self._stale_after)]:
             self._fill(self.nodes[name], now)
+        oldest = min((self.nodes[name].reported_at or 0.0 for name in self._fresh), default=0.0)
+        self._nobody_silent_until = oldest + self._stale_after
 
     def _lay_out(self, now: float) -> None:
         names = sorted(self.nodes)
@@ -78,6 +84,8 @@ class NodeTable:
 
     def _fill(self, node: NodeSeries, now: float) -> None:
         fresh, place = node.fresh(now, self._stale_after), self._places[node.name]
+        if fresh and node.name not in self._fresh:
+            self._nobody_silent_until = min(self._nobody_silent_until, (node.reported_at or 0.0) + self._stale_after)
         (self._fresh.add if fresh else self._fresh.discard)(node.name)
         blocks = node.blocks(fresh, now, self._stale_after) | self._counters(node.name)
         for family, column in self._columns.items():
