@@ -316,6 +316,8 @@ class Task:
     attempt: int = 0
     #: Kernel that its notebook names; "": none, or the notebook is in the workspace and was not read there yet.
     kernel: str = ""
+    #: Nodes on which attempts were lost or failed, the newest last: others are taken where they can be.
+    avoid: tuple[str, ...] = ()
     #: Name of the Hub server of the newest attempt, which may be one that an earlier task left; None: there was none.
     server_name: str | None = None
     #: Attempts that count towards `max_attempts`.

@@ -69,9 +69,15 @@ def named_node(view: NodeView, request: PlacementRequest, limits: Limits) -> Ref
 
 
 def avoided(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
-    """Refuse the nodes on which the same start failed a moment ago."""
-    if view.node.name in request.avoid:
+    """Refuse the nodes on which the same start failed a moment ago, and those that the owner would rather not have.
+
+    Of the latter the request is cleared where no other node can take it now: see :meth:`.Placement.place`.
+    """
+    name = view.node.name
+    if name in request.avoid:
         return Refusal("avoided", "could not start the server a moment ago", later=False)
+    if name in request.options.avoid:
+        return Refusal("avoided", "is to be avoided as long as another node can take it", later=True)
     return None
 
 

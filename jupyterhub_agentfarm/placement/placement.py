@@ -82,7 +82,8 @@ class Placement:
     async def place(self, request: PlacementRequest) -> Lease:
         """Return a granted lease, or one that waits; for the same request again, the one that is there.
 
-        A lease that is being stopped does not count: its successor may start elsewhere meanwhile.
+        A lease that is being stopped does not count: its successor may start elsewhere meanwhile. A node that the
+        options name as one to avoid is chosen only when no other one can take the request now.
 
         Raises
         ------
@@ -245,7 +246,12 @@ class Placement:
 
     def _decide(self, request: PlacementRequest, limits: Limits, holds: Holds) -> Decision:
         self._sync()
-        return self._policy.choose(self._owners.applied(request), self._index, holds.under(limits), holds)
+        asked, within = self._owners.applied(request), holds.under(limits)
+        decision = self._policy.choose(asked, self._index, within, holds)
+        if decision.node is None and asked.options.avoid:
+            anywhere = replace(asked, options=replace(asked.options, avoid=()))
+            return self._policy.choose(anywhere, self._index, within, holds)
+        return decision
 
     def _limits(self, request: PlacementRequest) -> Limits:
         mine = [lease for lease in self._book.of_owner(request.owner) if lease.state != "waiting"]

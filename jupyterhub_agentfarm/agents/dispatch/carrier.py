@@ -163,6 +163,9 @@ class Carrier:
         telling = asyncio.create_task(self._tell_place(), name=f"place of {self.attempt.key}")
         try:
             await self._parts.servers.start(agent, name, self.options)
+        except StartFailed:
+            await self._note(node=self._server.node())  # for the next attempt to avoid
+            raise
         finally:
             telling.cancel()
             await asyncio.wait({telling})

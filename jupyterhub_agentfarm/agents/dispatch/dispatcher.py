@@ -39,8 +39,6 @@ _TASKS, _TASKS_OF_EACH = 2000, 20
 _PAUSE_SECONDS, _TICK_SECONDS = 0.02, 2.0
 #: Of so many tasks it is kept what they need.
 _MOST_KEPT = 10_000
-#: After these the next attempt is not made in another server on the same node.
-_LOST: frozenset[TaskReason] = frozenset({"node_lost", "server_lost", "kernel_died"})
 
 
 class Agents(Protocol):
@@ -101,9 +99,8 @@ class Dispatcher(LoggingConfigurable):
         self._going: dict[str, Carrier] = {}
         #: Tasks whose end was asked for before they had a carrier.
         self._ended: dict[str, Task] = {}
-        self._wanted: dict[str, tuple[UserOptions, str]] = {}
-        #: The nodes on which the last attempts of tasks were lost.
-        self._lost_on: dict[str, str | None] = {}
+        #: What the next attempt of a task needs, by the task and its attempts so far.
+        self._wanted: dict[tuple[str, int], tuple[UserOptions, str]] = {}
         self._owned = OwnedTasks(self.log)
         self._taken_up_at = -_TICK_SECONDS
         #: Which of the tasks that come later are looked at next.
@@ -248,17 +245,8 @@ class Dispatcher(LoggingConfigurable):
                 del self._going[carrier.task.id]
             self._news.changed.set()
         if ended is not None:
-            self._note_loss(carrier.attempt, ended[1])
             for observer in self.observers:
                 observer.ended(*ended, carrier.attempt.node)
-
-    def _note_loss(self, attempt: Attempt, outcome: TaskReason) -> None:
-        if len(self._lost_on) >= _MOST_KEPT:
-            self._lost_on.clear()
-        self._lost_on.pop(attempt.task, None)
-        self._wanted.pop(attempt.task, None)
-        if outcome in _LOST:
-            self._lost_on[attempt.task] = attempt.node
 
     # ---- what is known ----
 
@@ -300,17 +288,16 @@ class Dispatcher(LoggingConfigurable):
             self._carriers.warm.drop_of(kept)
 
     def _asked(self, task: Task) -> Asked:
-        options, needs = self._wanted.get(task.id) or self._want(task)
-        warm = self._carriers.warm.find(task.agent, options, avoid=self._lost_on.get(task.id))
-        return Asked(task, options, needs, warm)
+        options, needs = self._wanted.get((task.id, task.attempt)) or self._want(task)
+        return Asked(task, options, needs, self._carriers.warm.find(task.agent, options))
 
     def _want(self, task: Task) -> tuple[UserOptions, str]:
-        """Return options and needs, which are kept until an attempt has ended."""
+        """Return options and needs, which are the same until an attempt has ended."""
         if len(self._wanted) >= _MOST_KEPT:
             self._wanted.clear()
         options = self._options(task)
-        self._wanted[task.id] = wanted = options, needs_of(options)
+        self._wanted[task.id, task.attempt] = wanted = options, needs_of(options)
         return wanted
 
     def _options(self, task: Task) -> UserOptions:
-        return self._carriers.servers.options(task.request.options, task.kernel)
+        return self._carriers.servers.options(task.request.options, task.kernel, task.avoid)

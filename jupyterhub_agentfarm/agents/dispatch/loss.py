@@ -96,9 +96,11 @@ class LossWatch:
         self._asked_at = -_HUB_SECONDS
 
     def node(self) -> str | None:
-        """Return the node that the server's lease is on; None where that is not known."""
+        """Return the node that the server's lease is on, or was lately; None where that is not known."""
         lease = self._lease()
-        return lease["node"] if lease is not None else None
+        end = self._news.end_of(self._agent, self._name)
+        node: str | None = lease["node"] if lease is not None else end and end.node
+        return node
 
     def _lease(self) -> Mapping[str, Any] | None:
         server = (self._agent, self._name)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...errors import ConflictError
+from ...models import MOST_AVOIDED
 from ..models import FARM_REASONS, FINAL_STATES, OWN_REASONS, UNCOUNTED_REASONS, Task, TaskError, TaskReason, TaskState
 
 #: From each state, the states that a task can come into next.
@@ -30,6 +31,8 @@ ENDINGS: Mapping[TaskReason, TaskState] = {
 }
 #: Reasons after which no attempt can be better.
 HOPELESS: frozenset[TaskReason] = frozenset({"invalid_notebook", "kernel_not_found", "refused"})
+#: Reasons for which the node may be to blame, so that the next attempt is made elsewhere where that can be.
+BLAMED_REASONS: frozenset[TaskReason] = FARM_REASONS - {"quota"}
 #: Everything that an attempt can end with.
 OUTCOMES: frozenset[TaskReason] = FARM_REASONS | OWN_REASONS | HOPELESS | frozenset(ENDINGS) | {"completed"}
 
@@ -43,6 +46,8 @@ class Ended:
     error: TaskError | None = None
     #: How long the task waits before another attempt.
     pause_seconds: float = 0
+    #: Where the attempt was; None: on no node, or that is not known.
+    node: str | None = None
 
 
 def entered(task: Task, state: TaskState, reason: TaskReason, detail: str, now: float) -> Task:
@@ -121,7 +126,13 @@ def _after_failure(task: Task, ended: Ended, now: float) -> Task:
         detail = f"{times} failed, the last one with {ended.outcome}: {ended.detail}"
         return replace(entered(task, "discarded", "attempts_exhausted", detail, now), failures=failures)
     waiting = entered(task, "retryable", ended.outcome, ended.detail, now)
-    return replace(waiting, failures=failures, available_at=now + ended.pause_seconds)
+    avoid = _avoided(task, ended.node) if ended.outcome in BLAMED_REASONS else task.avoid
+    return replace(waiting, failures=failures, available_at=now + ended.pause_seconds, avoid=avoid)
+
+
+def _avoided(task: Task, node: str | None) -> tuple[str, ...]:
+    known = tuple(name for name in task.avoid if name != node)
+    return known if node is None else (*known, node)[-MOST_AVOIDED:]
 
 
 def asked_to_end(task: Task, reason: TaskReason, detail: str, now: float) -> Task:

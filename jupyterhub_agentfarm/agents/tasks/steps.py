@@ -176,8 +176,8 @@ def move(tables: Tables, attempt: Attempt, kernel: str, why: str) -> tuple[Task,
 
 def finish(tables: Tables, attempt: Attempt, ended: Ended) -> Task:
     """End an attempt."""
-    ended = replace(ended, detail=plain(ended.detail, _DETAIL_CHARACTERS))
     executing, kept = tables.executing(attempt)
+    ended = replace(ended, detail=plain(ended.detail, _DETAIL_CHARACTERS), node=kept.node)
     task = states.after_attempt(executing, ended, tables.now)
     over = replace(kept, phase="ended", ended_at=tables.now, outcome=ended.outcome, detail=ended.detail)
     tables.save_attempt(over)

@@ -255,8 +255,8 @@ _SAVE_ATTEMPT = attempts_table.update().where(attempts_table.c.fence == sa.bindp
 def task_of(row: Any) -> Task:
     """Return the task of a row of `TASK_COLUMNS`."""
     record = dict(row.record)
-    error = record.pop("error")
-    return Task(**record, request=_request(row.request), error=None if error is None else _error(error))
+    error, avoid = record.pop("error"), tuple(record.pop("avoid", ()))
+    return Task(**record, avoid=avoid, request=_request(row.request), error=None if error is None else _error(error))
 
 
 def _error(kept: object) -> TaskError:

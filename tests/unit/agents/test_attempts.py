@@ -267,7 +267,7 @@ async def test_warm_servers() -> None:
     assert warm.find("a", UserOptions(gpus=1)) is None, "nobody knows whether it lives"
     nodes = {"n1": node_view(node("n1"), (), lambda _: True)}
     warm.look([to_json(replace(LEASE, owner="a", server_name=f"s{number}")) for number in range(2)], nodes)
-    assert warm.find("a", UserOptions(gpus=1), avoid="n1") is None
+    assert warm.find("a", UserOptions(gpus=1, avoid=("n1",))) is None
     assert warm.find("a", UserOptions(gpus=1)) == "s1"
     assert warm.find("b", UserOptions(gpus=1)) is None
     assert warm.find("a", UserOptions()) == "s0"
@@ -389,6 +389,9 @@ def test_options_of_servers() -> None:
     own = TaskServers(Hub(READY), cpus=2)  # type: ignore[arg-type]
     assert compact(own.options(UserOptions(), "ir")) == {"kernel": "ir", "cpus": 2.0}
     assert compact(own.options(UserOptions(kernel="python3", cpus=0.5), "ir")) == {"kernel": "python3", "cpus": 0.5}
+    asked = UserOptions(cpus=1, avoid=("a", "mine"))
+    assert own.options(asked, "", ("b", "a")).avoid == ("a", "b", "mine")
+    assert len(own.options(asked, "", tuple(f"n{number}" for number in range(20))).avoid) == 16
     assert own.url("bot", "task-1").endswith("/user/bot/task-1/")
 
 

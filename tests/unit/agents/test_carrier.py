@@ -78,7 +78,8 @@ class Site:
         self.refusal: StartFailed | None = None
         farm = SimpleNamespace(current=True, nodes={}, leases={}, waiting_for=lambda *_: "")
         self.warm = WarmServers(self)
-        parts = (self.book, self, self.warm, (farm, FarmNews()), self)
+        self.news = FarmNews()
+        parts = (self.book, self, self.warm, (farm, self.news), self)
         self.carriers = Carriers(*parts, retry_interval=0.01, poll_interval=0.01, cancel_timeout=5)  # type: ignore[arg-type]
 
     def url(self, _agent: str, _name: str) -> str:
@@ -397,6 +398,18 @@ async def test_a_used_up_quota_is_tried_again_when_some_of_it_is_free(
     assert task.available_at - site.books.clock.now == pytest.approx(pause_seconds, abs=1)
     waits = round(task.available_at - task.changed_at)
     assert re.search(rf"free again later; it is tried again in {waits} s, on \w+day", task.detail)
+
+
+async def test_a_start_that_failed_names_its_node(site: Site) -> None:
+    """The next attempt avoids the node on which a server did not come up, whose lease has ended by now."""
+    site.refusal = StartFailed("start_failed", "the server ended at once")
+    task, attempt, carrier = await site.begun()
+    site.news.update_lease(
+        {"owner": "bot", "server_name": attempt.server_name, "state": "released", "node": "n7", "detail": ""}
+    )
+    await carrier.carry()
+    assert (await site.book.attempts(task.id))[-1].node == "n7"
+    assert (await site.book.task(task.id)).avoid == ("n7",)
 
 
 async def _later(answer: web.Response) -> web.StreamResponse:

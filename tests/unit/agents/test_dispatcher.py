@@ -334,6 +334,7 @@ async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -
     lost.end("server_lost")
     again = await world.begun(2)
     assert again.attempt.server_name not in ("first", "second"), "that one is on the node of the last attempt"
+    assert (again.options.avoid, again.task.avoid) == (("n1",), ("n1",))
     await world.submit(content=None)
     assert (await world.begun(3)).attempt.server_name == "second"
     warm.keep("bot", "first", options)

@@ -146,6 +146,23 @@ async def test_what_the_farm_fails_is_tried_again_until_there_were_enough(world:
     assert gone.detail == f"2 attempts failed, the last one with {reason}: n2 is gone"
 
 
+async def test_the_nodes_of_failed_attempts_are_to_be_avoided(world: World) -> None:
+    """Those that may be to blame, each once and the newest last; not for a quota, nor for the notebook's own error."""
+    task = await world.submit(max_attempts=9, retry_errors=True)
+    ends: list[tuple[TaskReason, str | None]] = [
+        ("node_lost", "a"), ("kernel_died", "b"), ("start_failed", None), ("quota", "c"), ("cell_error", "d"),
+        ("server_lost", "a"),
+    ]  # fmt: skip
+    seen = []
+    for outcome, node in ends:
+        _, attempt = await world.book.claim(task.id)
+        attempt = await world.book.note(attempt, phase="running", node=node)
+        seen.append((await world.book.finish(attempt, outcome)).avoid)
+        await world.book.promote(world.clock.now)
+    assert seen == [("a",), *[("a", "b")] * 4, ("b", "a")]
+    assert (await world.book.task(task.id)).avoid == ("b", "a")
+
+
 async def test_an_attempt_that_the_quota_refused_does_not_count(world: World) -> None:
     """The task waits for as long as its owner has no room."""
     task, attempt = await world.executing(max_attempts=1)

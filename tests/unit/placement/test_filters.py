@@ -24,6 +24,7 @@ CASES = [
         False,
         "could not start the server a moment ago",
     ),
+    ("avoided", view("n1"), request(avoid=("n1",)), True, "is to be avoided as long as another node can take it"),
     ("not_eligible", view(cordon=MARK), request(), True, "is cordoned: new disks"),
     ("not_eligible", view(drain=MARK), request(), True, "is draining: new disks"),
     ("not_eligible", view(drain=KEPT), request(node="n1"), True, "is draining: a benchmark"),
