@@ -89,11 +89,13 @@ async def test_a_silent_server_on_a_node_that_is_well_is_waited_for() -> None:
 
 
 async def test_an_unreachable_node_needs_both_silences() -> None:
-    """The server and its node are silent for the grace each; a node seen as unreachable a moment ago does not do."""
+    """The server is silent for the grace, and together with its node's silence for twice that: sshd may just restart."""
     known = Known()
     known.tell_node(state="unreachable", detail="timed out")
-    assert await known.watch().verdict(60) is None
+    assert await known.watch().verdict(5.9) is None
+    assert await known.watch().verdict(6) is not None, "it has been silent long before that was seen of its node"
     known.clock.now += 3
+    assert await known.watch().verdict(2.9) is None
     assert await known.watch().verdict(1) is None
     lost = await known.watch().verdict(3)
     assert lost is not None
