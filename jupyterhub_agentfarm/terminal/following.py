@@ -14,7 +14,7 @@ from typing import Any
 from .output import clean
 from .progress import Bars
 from .quantities import duration
-from .run_progress import RunProgress
+from .run_progress import RunProgress, tallied
 
 #: States in which a run goes on.
 GOING = ("starting", "running")
@@ -138,19 +138,28 @@ def verdict(view: Mapping[str, Any]) -> list[str]:
 
 
 def _node_lines(name: str, run: RunProgress) -> list[str]:
-    results = [result for result in run.view["results"] if result["node"] == name]
-    counts = Counter(result["outcome"] for result in results)
+    counts: Counter[str] = Counter()
+    bad: Counter[tuple[str, str]] = Counter()
+    for row in tallied(run.view):
+        if row["node"] == name:
+            counts[row["outcome"]] += row["results"]
+            if row["outcome"] != "succeeded":
+                bad[row["case"], row["outcome"]] += row["results"]
     counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no results"
     total = run.total(name)
-    bad = Counter(
-        f"  {result['case']} {result['outcome']}: {result['reason']}".rstrip(": ")
-        for result in results
-        if result["outcome"] != "succeeded"
-    )
     return [
         f"{name}: {counted}" + ("" if total is None else f" of {total} cases"),
-        *(line if times == 1 else f"{line} ({times} times)" for line, times in bad.items()),
+        *(
+            f"  {_bad_text(run.view, name, key)}" + (f" ({times} times)" if times > 1 else "")
+            for key, times in bad.items()
+        ),
     ]
+
+
+def _bad_text(view: Mapping[str, Any], node: str, key: tuple[str, str]) -> str:
+    """Return what a case came to, with the reason of one of its results that the view still has."""
+    found = (one for one in view["results"] if (one["node"], one["case"], one["outcome"]) == (node, *key))
+    return f"{key[0]} {key[1]}: {next(found, {'reason': ''})['reason']}".rstrip(": ")
 
 
 def limit_text(limit: Mapping[str, Any]) -> str:
@@ -178,11 +187,14 @@ def failure(view: Mapping[str, Any]) -> str | None:
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         return clean(f"{limit_text(broken[0])}{more}")
-    counted = [result for result in view["results"] if not result.get("warm_up")]
-    bad = [result for result in counted if result["outcome"] not in _GOOD]
+    counted = [row for row in tallied(view) if not row.get("warm_up")]
+    bad = [row for row in counted if row["outcome"] not in _GOOD]
     if bad and not view.get("passed"):  # the suite's limits may allow some
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        return clean(f"{bad[0]['case']} on {bad[0]['node']} {bad[0]['outcome']}{more}: {bad[0]['reason']}")
-    if not any(result["outcome"] == "succeeded" for result in counted):
+        others = sum(row["results"] for row in bad) - 1
+        first, outcome = bad[0], bad[0]["outcome"].replace("_", " ")
+        reason = _bad_text(view, first["node"], (first["case"], first["outcome"])).partition(": ")[2]
+        more = f" and {others} more" if others else ""
+        return clean(f"{first['case']} on {first['node']} {outcome}{more}: {reason}".rstrip(": "))
+    if not any(row["outcome"] == "succeeded" for row in counted):
         return "no case succeeded on any node"
     return None if view.get("passed") is not False else summary(view)

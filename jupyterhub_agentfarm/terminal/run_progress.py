@@ -11,6 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def tallied(view: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return how many results a run has by phase, node, case, warm-up and outcome, and the seconds they took.
+
+    The view has only the newest results, but all of them added up; a service of an earlier version has all results.
+    """
+    if view.get("outcomes") is not None:
+        return list(view["outcomes"])
+    return [{**result, "results": 1, "seconds": result.get("duration_seconds")} for result in view["results"]]
+
+
 class RunProgress:
     """What is known of a run that goes.
 
@@ -34,19 +44,22 @@ class RunProgress:
         self._results: Counter[tuple[str, str]] = Counter()
         self.done: Counter[str] = Counter()
         self._seconds: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for result in view["results"]:
-            self.take_result(result)
+        for row in tallied(view):
+            self._count(row, row["results"], row["seconds"])
         for event in view.get("events") or ():
             self.take_event(event)
 
     def take_result(self, result: Mapping[str, Any]) -> None:
         """Count a result."""
-        self._results[result.get("phase") or "", result["node"]] += 1
-        self.done[result["node"]] += 1
-        if result.get("duration_seconds") is not None and result["outcome"] == "succeeded":
-            sums = self._seconds[result["case"]]
-            sums[0] += result["duration_seconds"]
-            sums[1] += 1
+        self._count(result, 1, result.get("duration_seconds"))
+
+    def _count(self, row: Mapping[str, Any], results: int, seconds: float | None) -> None:
+        self._results[row.get("phase") or "", row["node"]] += results
+        self.done[row["node"]] += results
+        if row["outcome"] == "succeeded" and seconds is not None:
+            sums = self._seconds[row["case"]]
+            sums[0] += seconds
+            sums[1] += results
 
     def take_event(self, event: Mapping[str, Any]) -> None:
         """Take in that a phase began or ended."""

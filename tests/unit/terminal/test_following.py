@@ -186,6 +186,27 @@ def test_events_in_words(kind: str, text: str) -> None:
     assert event_text({"at": 0.0, "kind": kind, "node": "n1", "detail": "", "seconds": None}) == text
 
 
+def test_more_results_than_the_view_has() -> None:
+    """What is counted is what the service added up; reasons are those of the newest results, where there are any."""
+    row = {"phase": "one", "node": "a", "case": "digits", "warm_up": False, "seconds": 100.0}
+    outcomes = [
+        row | {"outcome": "succeeded", "results": 10},
+        row | {"case": "torch", "outcome": "succeeded", "results": 5},
+        row | {"outcome": "failed", "results": 7},
+        row | {"outcome": "timed_out", "results": 1},
+    ]
+    newest = [result("a", phase="one", outcome="failed", reason="NameError")]
+    view = phased(LONG) | {"state": "completed", "outcomes": outcomes, "results": newest}
+    assert verdict(view)[:3] == [
+        "a: 7 failed, 15 succeeded, 1 timed_out",
+        "  digits failed: NameError (7 times)",
+        "  digits timed_out",
+    ]
+    assert failure(view) == "digits on a failed and 7 more: NameError"
+    run = RunProgress(phased(ONCE) | {"outcomes": outcomes, "started_at": 0.0})
+    assert (run.done["a"], run.remaining_seconds(1.0)) == (23, (10 + 20) * 4)
+
+
 def test_the_same_again() -> None:
     """What happened many times is one line of the verdict, and what a limit allows is no failure."""
     lost = result("a", outcome="lost", reason="gone", duration_seconds=None)
