@@ -254,4 +254,5 @@ class Farm(LoggingConfigurable):
             self.events.tell("node", lease.node)
         if not lease.alive:
             self.exits.note(lease)
+        if not lease.alive or lease.state == "stopping":
             self._reconciler.wake()

@@ -254,10 +254,21 @@ class Placement:
         return decision
 
     def _limits(self, request: PlacementRequest) -> Limits:
-        mine = [lease for lease in self._book.of_owner(request.owner) if lease.state != "waiting"]
+        mine = [lease for lease in self._book.of_owner(request.owner) if self._counts(lease)]
         pools = self._pools.of(request.groups)
         own = self._owners.of(request.owner)
         return self._policy.limits(request, sum(len(lease.gpus) for lease in mine), len(mine), pools, own)
+
+    def _counts(self, lease: Lease) -> bool:
+        """Whether a lease counts against its owner's limits.
+
+        One that was given up does not while its node cannot be reached: nobody has anything of it, what may be left
+        there ends when the node is back, and until then its owner could not go on anywhere else.
+        """
+        if lease.state != "stopping":
+            return lease.state != "waiting"
+        entry = self._index.entries.get(lease.node or "")
+        return entry is not None and entry.view.node.state == "ready"
 
     def _stamp(self, leases: list[Lease]) -> Hashable:
         """Return what changes when somebody who waits may be answered otherwise."""
