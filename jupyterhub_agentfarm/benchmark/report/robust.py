@@ -63,7 +63,7 @@ def jain_index(values: Sequence[float]) -> float | None:
 
 def balance_words(index: float) -> str:
     """Return what a value of Jain's index means."""
-    return "evenly" if index >= 0.98 else "somewhat unevenly" if index >= 0.9 else "unevenly"
+    return "evenly" if index >= 0.99 else "somewhat unevenly" if index >= 0.95 else "unevenly"
 
 
 def modified_z_scores(values: Sequence[float]) -> list[float]:
@@ -81,14 +81,19 @@ def modified_z_scores(values: Sequence[float]) -> list[float]:
 
 
 def outlying(values: Sequence[float]) -> list[int]:
-    """Return the places of the outliers: far from the median as the spread goes, and by 5 % or more."""
-    if len(values) < OUTLIER_MIN_VALUES:
+    """Return the places of the outliers: far from the median as the spread goes and by 5 %, not in the middle half.
+
+    The last matters where values come in two heaps: neither heap is full of outliers.
+    """
+    around = spread(values)
+    if around is None or around.count < OUTLIER_MIN_VALUES:
         return []
-    middle = statistics.median(values)
     return [
         place
         for place, (value, score) in enumerate(zip(values, modified_z_scores(values), strict=True))
-        if abs(score) > OUTLIER_SCORE and abs(value - middle) >= OUTLIER_RATIO * abs(middle)
+        if abs(score) > OUTLIER_SCORE
+        and abs(value - around.median) >= OUTLIER_RATIO * abs(around.median)
+        and not around.low <= value <= around.high
     ]
 
 

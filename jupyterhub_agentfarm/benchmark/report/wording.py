@@ -46,16 +46,22 @@ def clock_text(seconds: float) -> str:
 
 
 def number_text(value: float | None) -> str:
-    """Return a figure: thousands apart, at most four digits that matter."""
+    """Return a figure: thousands apart, three digits that matter below a hundred, four from there on."""
     if value is None:
         return UNKNOWN
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def percent_text(ratio: float | None) -> str:
-    """Return a share of 0-1 as percent, with a decimal where it would be lost: "98 %", "99.5 %", "0.3 %"."""
+    """Return a share of 0-1 as percent, with a decimal where it would be lost: "98 %", "99.5 %", "> 99.9 %"."""
     if ratio is None:
         return UNKNOWN
+    if 0 < ratio < 0.0005:
+        return f"<{_NO_BREAK}0.1{_NO_BREAK}%"
+    if 0.9995 <= ratio < 1:  # nearly all is not all
+        return f">{_NO_BREAK}99.9{_NO_BREAK}%"
     percent = 100 * ratio
     edge = 0 < abs(percent) < 2 or 98 < percent < 100
     digits = 1 if edge and round(percent, 1) != round(percent) else 0
