@@ -184,6 +184,7 @@ _DEFINED = (
     _hub("agents", "Agents in a state.", ("state",)),
     _hub("tasks", "Tasks of agents in a state.", ("state",)),
     _hub("tasks_queued", "Tasks that could be executed now and wait, by priority.", ("priority",)),
+    _hub("tasks_kept_bytes", "Notebooks and files that are kept of tasks of agents.", unit="bytes"),
     _node("node_tasks", "Attempts of tasks on the node; queued until their notebook runs.", ("state",)),
     _node("node_agents", "Agents with a server on the node, by whether a task runs there.", ("state",)),
     _counter("task_attempts_total", "Attempts of tasks that ended, by how.", ("outcome",), "hub"),

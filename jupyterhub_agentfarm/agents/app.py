@@ -145,7 +145,7 @@ class AgentsApp(ServiceApp):
             lambda: self.farm.leases,
             self.farm_client.usage,
             self.registry.left_to_do,
-            self.book.counts_by_agent,
+            self.book,
             base_url,
         )
         self.registry.reserved.path = Path(os.environ.get("AGENTFARM_DATA_DIR") or self.data_dir) / reserved.FILE_NAME

@@ -33,6 +33,7 @@ from ..services.handlers import ServiceHandler
 from .models import Attempt, Task, TaskReason
 
 _FINISHED = "agentfarm_tasks_finished_total"
+_KEPT = "agentfarm_tasks_kept_bytes"
 _NODE_TASKS, _NODE_AGENTS = "agentfarm_node_tasks", "agentfarm_node_agents"
 Families = dict[str, list[str]]
 
@@ -59,6 +60,8 @@ class Now:
     agents: Mapping[str, int] = field(default_factory=dict)
     #: Tasks that wait, by their priority as it was asked for.
     queued: Mapping[int, int] = field(default_factory=dict)
+    #: Notebooks and files of tasks.
+    kept_bytes: int = 0
     nodes: tuple[NodeNow, ...] = ()
 
 
@@ -101,6 +104,7 @@ class TaskMetrics:
             "agentfarm_agents": _gauges("agentfarm_agents", "state", AGENT_STATES, now.agents),
             "agentfarm_tasks": _gauges("agentfarm_tasks", "state", TASK_STATES, now.tasks),
             "agentfarm_tasks_queued": _gauges("agentfarm_tasks_queued", "priority", TASK_PRIORITIES, queued),
+            _KEPT: [sample_line(_KEPT, {}, now.kept_bytes)],
             "agentfarm_task_attempts_total": _gauges(
                 "agentfarm_task_attempts_total", "outcome", ATTEMPT_OUTCOMES, self._attempts
             ),
@@ -191,6 +195,7 @@ class MetricsHandler(ServiceHandler):
             tasks=await service.book.counts(),
             agents=Counter(agent.state for agent in agents),
             queued=await service.book.queued(),
+            kept_bytes=sum((await service.book.kept_bytes_by_agent()).values()),
             nodes=nodes_now(views, service.farm.leases.values(), attempts, [agent.name for agent in agents]),
         )
 

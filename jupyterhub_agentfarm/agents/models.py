@@ -42,6 +42,7 @@ TaskReason = Literal[
     "cancelled",
     "retried",
     "handed_over",
+    "tidied",
     # the farm's: another attempt is made, unless there were enough
     "node_lost",
     "server_lost",

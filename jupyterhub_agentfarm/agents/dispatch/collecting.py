@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from ...errors import DiskFull, InvalidField, NoSpace
+from ...errors import DiskFull, InvalidField, NoSpace, QuotaExceeded
 from ...runs.client import RunRefused, ServerRuns
 from ...runs.models import RunArtifact
 from ..models import Artifact, Attempt
@@ -110,7 +110,7 @@ class Collector:
             kept = await self._kept(lambda: self._keeper.keep_artifact(attempt, path, self._chunks(run_id, path)))
         except DiskFull:
             raise
-        except (InvalidField, NoSpace) as exc:
+        except (InvalidField, NoSpace, QuotaExceeded) as exc:
             return [f"{path}: {exc.message}."]
         except RunRefused as exc:
             return [f"{path}: {exc.why}"]

@@ -233,6 +233,10 @@ class TaskFiles(LoggingConfigurable):
         async for chunk in pieces(stream):
             yield chunk
 
+    async def forget_artifacts(self, task_id: str) -> None:
+        """Remove what the attempts of a task left in their artifacts folders."""
+        await asyncio.to_thread(self._remove_artifacts, task_id)
+
     async def forget(self, task_id: str) -> None:
         """Remove all files of a task, when there are any."""
         await asyncio.to_thread(self._remove, task_id)
@@ -279,6 +283,10 @@ class TaskFiles(LoggingConfigurable):
     def _remove(self, task_id: str) -> None:
         shutil.rmtree(self._folder(task_id), ignore_errors=True)
         (self._incoming / task_id).unlink(missing_ok=True)
+
+    def _remove_artifacts(self, task_id: str) -> None:
+        for folder in self._folder(task_id).glob("attempt-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     # ---- paths ----
 

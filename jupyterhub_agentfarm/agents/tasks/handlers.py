@@ -205,6 +205,14 @@ class TasksHandler(LargeBodyHandler, BookHandler):
 class TaskHandler(BookHandler):
     """One task."""
 
+    scopes: ClassVar[dict[str, str]] = {"DELETE": SUBMIT}
+
+    async def delete(self, task_id: str) -> None:
+        """Forget a task that has ended, with its notebooks and files."""
+        await self.own_task(task_id)
+        await self.book.remove(task_id)
+        self.answer({})
+
     async def get(self, task_id: str) -> None:
         """Answer the task with its attempts, changes, artifacts, and how far it is."""
         task, _ = await self.seen_task(task_id)

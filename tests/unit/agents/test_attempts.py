@@ -421,7 +421,7 @@ def test_metrics() -> None:
         Attempt("5" * 16, 1, 5, "b", "s", "running", 8.0, node="n2", running_at=9.0),
     ]
     nodes = nodes_now(views, leases, going, ["a", "b"])
-    text = counted.text(Now({"available": 3}, {"active": 2}, queued, nodes))
+    text = counted.text(Now({"available": 3}, {"active": 2}, queued, 5, nodes))
     assert "secret" not in text
     samples = {
         (sample.name, *sample.labels.values()): sample.value
@@ -437,6 +437,7 @@ def test_metrics() -> None:
     assert samples["agentfarm_task_duration_seconds_sum", "completed"] == 13
     assert make_agent("a").state in AGENT_STATES
     assert [samples["agentfarm_tasks_queued", each] for each in ("low", "normal", "high")] == [1, 2, 7]
+    assert samples["agentfarm_tasks_kept_bytes",] == 5
     assert samples["agentfarm_tasks_finished_total", "n1", "succeeded"] == 1
     assert samples["agentfarm_tasks_finished_total", "n2", "failed"] == 0
     assert [samples["agentfarm_node_tasks", "n1", state] for state in ("queued", "running")] == [1, 1]
