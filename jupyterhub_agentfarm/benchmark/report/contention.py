@@ -44,14 +44,14 @@ def contentions(evidence: Evidence) -> list[Contention]:
 
     Nodes are compared with themselves: the ratios are medians over the nodes that took part in both phases.
     """
-    if len({time.phase.concurrency for time in evidence.phases}) < 2:
+    if len({phase.concurrency for phase in evidence.run.phases}) < 2:
         return []
     made = [_contention(evidence, case) for case in evidence.run.cases]
     return [contention for contention in made if len(contention.points) > 1]
 
 
 def _contention(evidence: Evidence, case: str) -> Contention:
-    phases = sorted((time.phase for time in evidence.phases), key=lambda phase: phase.concurrency)
+    phases = sorted(evidence.run.phases, key=lambda phase: phase.concurrency)
     own = {phase.name: [r for r in evidence.counted if (r.case, r.phase) == (case, phase.name)] for phase in phases}
     figure = _figure([result for results in own.values() for result in results])
     alone = by_node(_good(own[phases[0].name]))

@@ -50,7 +50,7 @@ class Timeline:
             return np.full(len(self.at), self.interval_seconds)
         apart = np.diff(self.at)
         half = np.where(apart > GAP_INTERVALS * self.interval_seconds, self.interval_seconds, apart) / 2
-        return np.asarray(np.concatenate([half[:1], half]) + np.concatenate([half, half[-1:]]))
+        return np.asarray(np.append(half, 0.0) + np.insert(half, 0, 0.0))
 
     def gaps(self) -> list[Interval]:
         """Return the times of which there are no samples, between the first and the last."""

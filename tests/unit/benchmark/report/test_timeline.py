@@ -29,17 +29,17 @@ def line_of(*moments: tuple[float, float], interval: float = 10) -> object:
 
 
 def test_each_sample_stands_for_its_half_of_the_time_to_its_neighbours() -> None:
-    """Samples at 0, 10 and 30 stand for 10, 15 and 20 seconds."""
+    """Samples at 0, 10 and 30 stand for 5, 15 and 10 seconds: together for the time between them."""
     line = line_of((0, 0.1), (10, 0.2), (30, 0.3))
-    assert line.seconds.tolist() == [10, 15, 20]
+    assert line.seconds.tolist() == [5, 15, 10]
 
 
 def test_a_gap_is_not_stretched_over() -> None:
     """Nobody looked from 20 to 3,600: that time is a gap, and the samples beside it stand for their own time alone."""
     line = line_of((0, 0.2), (10, 0.2), (20, 0.2), (3600, 1.0), (3610, 1.0))
     assert line.gaps() == [(START + 20, START + 3600)]
-    assert line.seconds.tolist() == [10] * 5
-    assert weighted_mean(line.of("cpu_utilization_ratio"), line.seconds) == pytest.approx(0.52)
+    assert line.seconds.tolist() == [5, 10, 10, 10, 5]
+    assert weighted_mean(line.of("cpu_utilization_ratio"), line.seconds) == pytest.approx((25 * 0.2 + 15) / 40)
 
 
 def test_unknown_is_not_zero() -> None:
@@ -51,7 +51,7 @@ def test_unknown_is_not_zero() -> None:
     ]
     line = timelines(samples, 10)["n1"]
     assert weighted_mean(line.of("cpu_utilization_ratio"), line.seconds) == pytest.approx(0.6)
-    assert weighted_mean(line.of("up"), line.seconds) == pytest.approx(2 / 3)
+    assert weighted_mean(line.of("up"), line.seconds) == pytest.approx(1 / 2)
     assert np.isnan(line.share("memory")).all()
     assert weighted_mean(line.share("memory"), line.seconds) is None
 
@@ -59,7 +59,7 @@ def test_unknown_is_not_zero() -> None:
 def test_a_part_keeps_what_its_samples_stand_for() -> None:
     """Cutting a timeline does not change the weights of what is left."""
     line = line_of((0, 0.1), (10, 0.2), (30, 0.3))
-    assert line.within(START + 10, START + 30).seconds.tolist() == [15, 20]
+    assert line.within(START + 10, START + 30).seconds.tolist() == [15, 10]
     assert line.within(START + 10, START + 30, with_end=False).seconds.tolist() == [15]
 
 
