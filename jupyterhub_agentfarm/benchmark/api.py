@@ -10,7 +10,7 @@ from ..records_schema import Schema, Schemas
 from ..services.description import REFUSALS, SECURITY, DescriptionHandler
 from ..services.handlers import NoOrder
 from . import handlers
-from .models import BenchmarkRun, CaseResult, RunRequest, Sample
+from .models import BenchmarkRun, CaseResult, RunEvent, RunRequest, Sample
 from .report import FORMATS
 from .suites import Suite
 
@@ -44,6 +44,8 @@ def _runs(schemas: Schemas) -> list[Operation]:
         "BenchmarkRunView",
         BenchmarkRun,
         results=_list(schemas.answered(CaseResult)),
+        outcomes=_list({"type": "object"}),
+        events=_list(schemas.answered(RunEvent)),
         progress=_list({"type": "object"}),
     )
     request = schemas.accepted(RunRequest)
@@ -62,12 +64,16 @@ def _runs(schemas: Schemas) -> list[Operation]:
 def _results(schemas: Schemas) -> list[Operation]:
     report = Query("format", {"enum": list(FORMATS)}, "The form of the report; html if none is named.")
     samples = Query("format", {"enum": ["json", "csv"]}, "The form of the samples; json if none is named.")
+    about_so_many = "About how many samples of each node, each role and the farm, spread evenly; all if none is named."
+    points = Query("points", {"type": "integer", "minimum": 1, "maximum": handlers.MAX_POINTS}, about_so_many)
     texts = {form.partition(";")[0]: _TEXT for form in FORMATS.values()} | {"application/json": {}}
     listed = _object({"samples": _list(schemas.answered(Sample))})
+    against = Query("against", _RUN, "Another run that this one is compared with.")
     errors = (NotFoundError, InvalidField)
     return [
-        Operation("GET", "runs/{id}/report", handlers.ReportHandler, None, query=(report,), errors=errors, media=texts),
-        Operation("GET", "runs/{id}/samples", handlers.SamplesHandler, None, query=(samples,), errors=errors,
+        Operation("GET", "runs/{id}/report", handlers.ReportHandler, None, query=(report, against),
+                  errors=(*errors, ConflictError), media=texts),
+        Operation("GET", "runs/{id}/samples", handlers.SamplesHandler, None, query=(samples, points), errors=errors,
                   media={"application/json": listed, "text/csv": _TEXT}),
         Operation("GET", "openapi.json", DescriptionHandler, {"type": "object"}),
     ]  # fmt: skip

@@ -21,10 +21,12 @@ from ..traitlets import Seconds
 from .api import description
 from .bench import Bench
 from .counters import BenchmarkCounters, block
+from .exclusive import NodeKeeper
 from .exposition import Exposition
 from .handlers import routes
 from .metrics_page import MetricsPage
-from .runner import Runner
+from .report import PrometheusCheck, ReportRenderer
+from .runner import Runner, Surroundings
 from .servers import NodeServers
 from .store import BenchmarkStore
 from .suites import SuiteCatalogue
@@ -35,7 +37,7 @@ class BenchmarkApp(ServiceApp):
 
     name = "benchmark"
     description = "The benchmark service of the farm: suites, runs, reports, metrics."
-    classes = [FarmWatch, NodeServers, Runner, FarmClient]
+    classes = [FarmWatch, NodeServers, NodeKeeper, Runner, FarmClient, ReportRenderer, PrometheusCheck]
 
     data_dir = Unicode(
         help="Folder for the database and, below benchmark-runs, the reports. Default: $AGENTFARM_DATA_DIR or the "
@@ -95,16 +97,16 @@ class BenchmarkApp(ServiceApp):
         hub = HubClient()
         farm = FarmWatch(client, exposition, parent=self)
         servers = NodeServers(hub, farm, parent=self)
+        keeper = NodeKeeper(client, farm, servers, parent=self)
         self._opened += [client, hub, farm]
         farm.start()
         self.bench = Bench(
             BenchmarkStore(Database(self.db_url, "BenchmarkApp.db_url")),
             catalogue,
-            farm,
-            servers,
+            Surroundings(servers, keeper, farm, self.session),
             counters,
             Path(self.data_dir) / "benchmark-runs",
-            self.session,
+            ReportRenderer(PrometheusCheck(parent=self), parent=self),
             parent=self,
         )
         self._opened.append(self.bench)

@@ -68,9 +68,10 @@ class BenchmarkClient(ServiceClient):
         query = urlencode({"format": form, **({"against": against} if against else {})})
         return b"".join([chunk async for chunk in self.download(f"runs/{run_id}/report?{query}")])
 
-    async def samples(self, run_id: str) -> list[dict[str, Any]]:
-        """Return the samples of a run in the order of time."""
-        return list((await self._json("GET", f"runs/{run_id}/samples"))["samples"])
+    async def samples(self, run_id: str, points: int | None = None) -> list[dict[str, Any]]:
+        """Return the samples of a run in the order of time; with `points` about so many of each node."""
+        thinned = "" if points is None else f"?points={points}"
+        return list((await self._json("GET", f"runs/{run_id}/samples{thinned}"))["samples"])
 
     def events(self, run_id: str) -> AsyncGenerator[tuple[str, Any], None]:
         """Follow a run: `run`, `result`, `progress`, `event` and `sample`, until it has ended.

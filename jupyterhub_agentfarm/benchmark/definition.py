@@ -88,8 +88,8 @@ class Limits:
     max_memory_ratio: float | None = None
     #: Memory in use of a node's GPUs, at any sample.
     max_gpu_memory_ratio: float | None = None
-    #: Succeeded cases of those tried, warm-up and skipped ones not counted.
-    min_succeeded_ratio: float | None = None
+    #: Succeeded cases of those tried; warm-up, skipped and cancelled ones do not count.
+    min_succeeded_ratio: float = 1
     #: Succeeded cases of the farm per minute of its phases.
     min_cases_per_minute: float | None = None
     #: Nodes that were lost, whether or not they came back.
@@ -135,7 +135,7 @@ class Suite:
     #: Cases at once for each GPU of a server, or for the server where it has none.
     concurrency: int = 1
     #: The file's ``[[phase]]`` tables; () is one phase on all nodes.
-    phases: tuple[SuitePhase, ...] = ()
+    phase_tables: tuple[SuitePhase, ...] = ()
     #: "each": every node does all the work; "shared": the nodes of a phase share it.
     work: Work = "each"
     #: Parameters that are divided by the number of nodes of the phase, where the work is shared.
@@ -181,9 +181,10 @@ class Suite:
             raise InvalidField("ramp", 'growing numbers of nodes, with "all" or 0 only at the end', list(self.ramp))
 
     def _check_phases(self) -> None:
-        if self.phases and self.mode == "ramp":
-            raise InvalidField("phase", 'left out where mode is "ramp"', [phase.name for phase in self.phases])
-        _check_different("phase.name", [phase.name for phase in self.phases])
+        names = [phase.name for phase in self.phase_tables]
+        if names and self.mode == "ramp":
+            raise InvalidField("phase", 'left out where mode is "ramp"', names)
+        _check_different("phase.name", names)
 
     def _check_work(self) -> None:
         if self.work == "each" and self.shared_parameters:

@@ -61,7 +61,9 @@ class RunRequest:
     exclusive: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no run can have."""
+        """Refuse what no run can have."""
+        if self.nodes is not None and self.labels:
+            raise InvalidField("labels", "left out where nodes are given", dict(self.labels))
         for name in ("duration_seconds", "sample_interval_seconds"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -186,6 +188,45 @@ class RunNode:
     gpus: int = 0
     #: The node as the controller told it at the start: facts, GPUs, labels.
     about: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A time, by the wall clock and by one that no one sets."""
+
+    #: Seconds since the epoch.
+    at: float
+    #: Which start of this machine it was; "" is not known.
+    boot_id: str = ""
+    #: Seconds since that start.
+    boot_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, or is to end."""
+
+    state: RunState
+    detail: str
+    #: Outcome of the cases that there is no result of.
+    missing: Outcome = "failed"
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a run is: what a service that is started anew goes on from."""
+
+    created: Moment
+    #: When the service last said that it was there.
+    alive: Moment
+    #: Number of the phase, from 0.
+    phase: int = 0
+    #: When what counts of the phase began; None: not yet.
+    phase_began: Moment | None = None
+    #: Nodes that were drained for the run.
+    drained: tuple[str, ...] = ()
+    #: How it is to end, once that was decided.
+    ending: Ending | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@
 
     [limits]                          # what the run must keep within to pass
     max_memory_ratio = 0.9            # max_gpu_memory_ratio too, of any node at any sample
-    min_succeeded_ratio = 0.99
+    min_succeeded_ratio = 0.99        # 1 by default
     min_cases_per_minute = 10         # of the farm
     max_nodes_lost = 0
     min_balance_ratio = 0.8
@@ -83,11 +83,11 @@ def read_suite(path: Path) -> Suite:
 
 
 def _suite(data: dict[str, Any], sha256: str, folder: str) -> Suite:
-    for key in ("sha256", "folder", "cases", "phases", "duration_seconds"):
+    for key in ("sha256", "folder", "cases", "phase_tables", "duration_seconds"):
         if key in data:
             raise InvalidField(key, "left out: it is no key of a suite's file", data[key])
     filled: dict[str, Any] = {"sha256": sha256, "folder": folder, "cases": _tables(data, "case", Case)}
-    filled["phases"] = _tables(data, "phase", SuitePhase)
+    filled["phase_tables"] = _tables(data, "phase", SuitePhase)
     filled["gpus"] = _gpus(data.pop("gpus", "auto"))
     if "duration" in data:
         filled["duration_seconds"] = _seconds(data.pop("duration"))

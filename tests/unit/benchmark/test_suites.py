@@ -84,7 +84,7 @@ def test_phases(tmp_path: Path) -> None:
         + CASE
         + '[[phase]]\nname = "dedicated"\n[[phase]]\nname = "shared"\nnodes = 2\nconcurrency = 4\nrepeat = 3\n'
     )
-    assert read_suite(write(tmp_path, text)).phases == (SuitePhase("dedicated"), SuitePhase("shared", 2, 4, 3))
+    assert read_suite(write(tmp_path, text)).phase_tables == (SuitePhase("dedicated"), SuitePhase("shared", 2, 4, 3))
 
 
 @pytest.mark.parametrize(("gpus", "have", "asked"), [('"auto"', 4, 1), ('"auto"', 0, 0), ("2", 0, 2), ("0", 4, 0)])
