@@ -218,9 +218,9 @@ async def test_an_agent_that_ends_while_a_task_is_claimed(world: World, state: s
         world.state = state
         return await plain(*arguments, **options)
 
+    world.book.claim = claim  # type: ignore[method-assign]
     await world.dispatcher.open()
     task = await world.submit()
-    world.book.claim = claim  # type: ignore[method-assign]
 
     async def ended() -> bool:
         return (await world.book.task(task)).state == becomes
