@@ -74,7 +74,8 @@ class World:
         self.lingering: set[str] = set()
         #: Answers 503 to so many requests of each node.
         self.hiccups: dict[str, int] = {}
-        #: By node and case: "ok" (the default), "fail", "hang", "skip", "gone" (the node goes while it runs).
+        #: By node and case: "ok" (the default), "fail", "hang", "skip", "gone" (the node goes while it runs),
+        #: "slow", "refuse" (the server does not take the notebook).
         self.behaviour: dict[tuple[str, str], str] = {}
         #: The Hub does not answer.
         self.hub_away = False
@@ -201,6 +202,10 @@ class _Runs(_Handler):
         body = json.loads(self.request.body)
         run_id = body["idempotency_key"]
         case = body["name"].removeprefix("benchmark ")
+        if self.world.behaviour.get((node, case)) == "refuse":
+            self.set_status(400)
+            self.finish({"message": "no such kernel", "reason": "invalid"})
+            return
         if run_id not in self.world.runs:
             self.world.submitted.append(body)
             self.world.history.append(("submit", node, case))
@@ -224,7 +229,9 @@ class _Run(_Runs):
         if run["state"] == "queued":
             run["state"] = "executing"
         elif run["state"] == "executing" and how != "hang":
-            self._advance(run, how)
+            run["looks"] = run.get("looks", 0) + 1
+            if how != "slow" or run["looks"] > 10:
+                self._advance(run, how)
         self.finish(run)
 
     def _advance(self, run: dict[str, Any], how: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import ConflictError, FarmUnavailable, InvalidField, NotFoundError
 from ..openapi import Api, Operation, Query, document
-from ..records_schema import Schema, Schemas
+from ..records_schema import Rules, Schema, Schemas
 from ..services.description import REFUSALS, SECURITY, DescriptionHandler
 from ..services.handlers import NoOrder
 from . import handlers
@@ -20,11 +20,29 @@ _DESCRIPTION = (
 )
 _RUN = {"type": "string", "pattern": "^[0-9]{8}-[0-9]{6}-[0-9a-f]{6}$"}
 _TEXT = {"type": "string"}
+_SECONDS = {"exclusiveMinimum": 0}
+
+#: What a request checks beyond its annotations.
+RULES: Rules = {
+    RunRequest: {
+        "duration_seconds": _SECONDS,
+        "sample_interval_seconds": _SECONDS,
+        "repeat": {"minimum": 1},
+        "": {
+            "allOf": [
+                {"not": {"required": ["repeat", "duration_seconds"],
+                         "properties": {"repeat": {"type": "integer"}, "duration_seconds": {"type": "number"}}}},
+                {"not": {"required": ["nodes", "labels"],
+                         "properties": {"nodes": {"type": "array"}, "labels": {"type": "object", "minProperties": 1}}}},
+            ]
+        },
+    }
+}  # fmt: skip
 
 
 def description(base: str) -> dict[str, Any]:
     """Return the OpenAPI document of the API at `base`."""
-    schemas = Schemas()
+    schemas = Schemas(RULES)
     api = Api(
         title="agentfarm benchmark",
         description=_DESCRIPTION,

@@ -29,7 +29,6 @@ from jupyterhub_agentfarm.services.hub import HubClient
 SUITE = """
 name = "tiny"
 title = "Tiny"
-gpus = "auto"
 sample_interval_seconds = 0.05
 timeout_seconds = {timeout}
 {how}
