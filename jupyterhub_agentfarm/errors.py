@@ -10,7 +10,8 @@
     ├── NotFoundError            the named thing does not exist
     ├── ConflictError            the thing exists, but not in a state that allows this
     │   └── Fenced               the attempt is over: another one, or none, has the task
-    ├── NoSpace                  a file cannot be kept: the disk is full, or the file is too large
+    ├── NoSpace                  a file cannot be kept: it is too large, or the disk cannot be written
+    │   └── DiskFull             the disk is full now: the same may be kept later
     ├── PlacementRefused         no node could ever serve the request
     ├── QuotaExceeded            the owner may not have more
     ├── TooMany                  whoever asks has as much of this under way as one may have
@@ -166,6 +167,12 @@ class NoSpace(AgentFarmError):
 
     reason = "no_space"
     http_status = 507
+
+
+class DiskFull(NoSpace):
+    """The disk is full, or the account's share of it: once there is room again, the same can be kept."""
+
+    reason = "disk_full"
 
 
 class PlacementRefused(AgentFarmError):

@@ -4,6 +4,17 @@ Who shows a metric, scrapes it or draws it takes its name from here. The rules: 
 counters; ratios are 0-1; instants are ``_timestamp_seconds``; identity stands on ``_info``; a label never holds a
 user, a lease, a process or a text that somebody wrote freely; values of closed sets exist from the start, at 0, so
 that an alert can see the first failure.
+
+Who shows what, each series in one place, so that whoever scrapes all pages counts nothing twice::
+
+    /services/benchmark/metrics   nodes, GPUs, leases, farm-wide sums, benchmark cases and runs
+    /services/agents/metrics      agents and their tasks, also per node
+    /services/agentfarm/metrics   how servers ended, connections that nodes refused
+
+The first two have the sets ``hub``, ``microserver``, ``gpuserver`` and ``all``. Two families are on several pages, with
+different series: `agentfarm_tasks_finished_total` counts cases on the first and attempts of tasks on the second, and
+`agentfarm_api_request_duration_seconds` names the service in its handler. Names that begin with ``stream_``,
+``backup_`` and ``restore_`` are kept for parts that the farm does not have yet.
 """
 
 from __future__ import annotations
@@ -17,6 +28,8 @@ MetricType = Literal["gauge", "counter", "histogram"]
 Scope = Literal["hub", "node"]
 
 NODE_ROLES = ("microserver", "gpuserver")
+#: What a page can be asked for; each series is in exactly one of the first three, and all are in the fourth.
+SETS = ("hub", *NODE_ROLES, "all")
 NODE_STATUSES = ("ready", "cordoned", "draining", "unreachable", "down")
 #: Why a node's connection was refused, by it or by us.
 NODE_REFUSALS = ("host_key", "login_refused")
@@ -42,8 +55,23 @@ ATTEMPT_OUTCOMES = (
     "internal", "cell_error", "cell_timeout", "run_timeout", "invalid_notebook", "kernel_not_found", "refused",
     "agent_suspended", "agent_retired",
 )  # fmt: skip
+#: What is counted of a task's attempt by its outcome; every other outcome is a failure.
+TASK_OUTCOME_OF = {
+    "completed": "succeeded", "cell_timeout": "timed_out", "run_timeout": "timed_out", "cancelled": "cancelled",
+    "agent_suspended": "cancelled", "agent_retired": "cancelled", "node_lost": "lost", "server_lost": "lost",
+}  # fmt: skip
+#: Of attempts on a node: "queued" while the server or the run is being started there.
+NODE_TASK_STATES = ("queued", "running")
+#: Of agents with a server on a node: whether an attempt of theirs runs there.
+NODE_AGENT_STATES = ("working", "idle")
+#: Below 0, 0, and above: a label per number would have 201 values.
+TASK_PRIORITIES = ("low", "normal", "high")
+#: Why a part of a node's report was left out.
+REPORT_REJECTIONS = ("cardinality",)
 #: Upper bounds of the histograms of durations.
 DURATION_BUCKETS_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+#: Upper bounds for requests to an API; a stream of events lasts as long as somebody follows.
+REQUEST_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 #: A node's further GPUs and mountpoints are left out: the number of series stays bounded.
 MAX_GPUS_PER_NODE = 16
@@ -63,6 +91,8 @@ class Metric:
     scope: Scope = "node"
     #: Whether it keeps its value while the node is down: counters and what says that it is down.
     outlives_node: bool = False
+    #: Upper bounds of a histogram.
+    buckets: tuple[float, ...] = ()
 
 
 def _node(name: str, text: str, labels: tuple[str, ...] = (), unit: str = "", *, outlives: bool = False) -> Metric:
@@ -81,9 +111,11 @@ def _counter(name: str, text: str, labels: tuple[str, ...], scope: Scope) -> Met
     return Metric(f"agentfarm_{name}", "counter", text, labels, scope=scope, outlives_node=True)
 
 
-def _histogram(name: str, text: str, labels: tuple[str, ...] = ()) -> Metric:
+def _histogram(
+    name: str, text: str, labels: tuple[str, ...] = (), buckets: tuple[float, ...] = DURATION_BUCKETS_SECONDS
+) -> Metric:
     full = f"agentfarm_{name}_seconds"
-    return Metric(full, "histogram", text, labels, "seconds", scope="hub", outlives_node=True)
+    return Metric(full, "histogram", text, labels, "seconds", scope="hub", outlives_node=True, buckets=buckets)
 
 
 _GPU_INFO_LABELS = ("gpu", "uuid", "name", "driver_version", "simulated")
@@ -98,6 +130,12 @@ _DEFINED = (
         "When the last report of the node arrived, by the controller's clock.",
         unit="seconds",
         outlives=True,
+    ),
+    _counter(
+        "node_up_seconds_total",
+        "Time for which the node was up, as far as this service saw it; its rate is the node's availability.",
+        ("node",),
+        "node",
     ),
     _counter(
         "node_refused_total",
@@ -130,6 +168,11 @@ _DEFINED = (
     _hub("build_info", "The version that runs; always 1.", ("version",)),
     _hub("nodes", "Nodes of a role in a state.", ("role", "state")),
     _hub("leases", "Leases in a state.", ("state",)),
+    _counter("reports_rejected_total", "Reports of nodes of which a part was left out.", ("reason",), "hub"),
+    _histogram("api_request_duration", "How long requests took.", ("handler", "code"), REQUEST_BUCKETS_SECONDS),
+    _hub("farm_cpu_utilization_ratio", "Share of the processors of all live nodes that was busy.", unit="ratio"),
+    _hub("farm_memory_used_bytes", "Memory in use, over all live nodes.", unit="bytes"),
+    _hub("farm_memory_total_bytes", "Memory of all live nodes.", unit="bytes"),
     _hub("farm_gpu_utilization_ratio", "Mean over the GPUs of all live nodes.", unit="ratio"),
     _hub("farm_gpu_memory_used_bytes", "Memory in use, over the GPUs of all live nodes.", unit="bytes"),
     _hub("farm_gpu_memory_total_bytes", "Memory of the GPUs of all live nodes.", unit="bytes"),
@@ -144,13 +187,17 @@ _DEFINED = (
     _counter("server_exits_total", "Servers of the node that ended, by cause.", ("node", "cause"), "node"),
     _counter("server_restarts_total", "Servers whose node failed, by what their restart came to.", ("outcome",), "hub"),
     # ---- the benchmark ----
-    _counter("tasks_finished_total", "Units of work that ended on the node.", ("node", "outcome"), "node"),
+    _counter("tasks_finished_total", "Cases or attempts that ended on the node.", ("node", "outcome"), "node"),
     _counter("benchmark_cases_total", "Benchmark cases that ended on the node.", _CASE_LABELS, "node"),
     _counter("benchmark_runs_total", "Benchmark runs that ended.", ("suite", "outcome"), "hub"),
     _histogram("benchmark_case_duration", "How long a case that succeeded took on a node.", ("suite", "case")),
     # ---- agents and their tasks ----
     _hub("agents", "Agents in a state.", ("state",)),
     _hub("tasks", "Tasks of agents in a state.", ("state",)),
+    _hub("tasks_queued", "Tasks that could be executed now and wait, by priority.", ("priority",)),
+    _hub("tasks_kept_bytes", "Notebooks and files that are kept of tasks of agents.", unit="bytes"),
+    _node("node_tasks", "Attempts of tasks on the node; queued until their notebook runs.", ("state",)),
+    _node("node_agents", "Agents with a server on the node, by whether a task runs there.", ("state",)),
     _counter("task_attempts_total", "Attempts of tasks that ended, by how.", ("outcome",), "hub"),
     _histogram("task_wait", "How long a task that could be executed waited for its attempt to begin."),
     _histogram("task_duration", "How long a task took from its first attempt to its end.", ("outcome",)),
@@ -170,6 +217,16 @@ def format_value(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))
 
 
+def series(name: str, labels: Mapping[str, str], suffix: str = "") -> str:
+    """Return what stands before the value in a line: name and labels, as :func:`sample_line` takes them."""
+    metric = METRICS[name]
+    wanted = (*metric.labels, "le") if suffix == "_bucket" else metric.labels
+    if tuple(labels) != wanted:
+        raise ValueError(f"{name} has the labels {wanted}, not {tuple(labels)}")
+    pairs = ",".join(f'{key}="{escape_label_value(text)}"' for key, text in labels.items())
+    return f"{name}{suffix}{{{pairs}}}" if pairs else f"{name}{suffix}"
+
+
 def sample_line(name: str, labels: Mapping[str, str], value: float, suffix: str = "") -> str:
     """Return one line of the text format 0.0.4, without its line feed.
 
@@ -182,12 +239,7 @@ def sample_line(name: str, labels: Mapping[str, str], value: float, suffix: str 
     suffix
         ``_bucket``, ``_sum`` or ``_count`` of a histogram.
     """
-    metric = METRICS[name]
-    wanted = (*metric.labels, "le") if suffix == "_bucket" else metric.labels
-    if tuple(labels) != wanted:
-        raise ValueError(f"{name} has the labels {wanted}, not {tuple(labels)}")
-    pairs = ",".join(f'{key}="{escape_label_value(text)}"' for key, text in labels.items())
-    return f"{name}{suffix}{{{pairs}}} {format_value(value)}" if pairs else f"{name}{suffix} {format_value(value)}"
+    return f"{series(name, labels, suffix)} {format_value(value)}"
 
 
 def head_lines(metric: Metric) -> str:
@@ -209,7 +261,8 @@ class Histogram:
 
     def __init__(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         self._name, self._labels = name, dict(labels or {})
-        self._buckets = [0] * len(DURATION_BUCKETS_SECONDS)
+        self._bounds = METRICS[name].buckets
+        self._buckets = [0] * len(self._bounds)
         self._count = 0
         self._sum = 0.0
 
@@ -217,12 +270,12 @@ class Histogram:
         """Count a duration."""
         self._count += 1
         self._sum += seconds
-        for index, bound in enumerate(DURATION_BUCKETS_SECONDS):
+        for index, bound in enumerate(self._bounds):
             self._buckets[index] += seconds <= bound
 
     def lines(self) -> list[str]:
         """Return the series' lines, each without its line feed."""
-        bounds = [*map(format_value, DURATION_BUCKETS_SECONDS), "+Inf"]
+        bounds = [*map(format_value, self._bounds), "+Inf"]
         counts = [*self._buckets, self._count]
         return [
             *(

@@ -22,6 +22,8 @@ _MOST_BYTES = 2**50
 _MOST_CPUS = 100_000
 _MOST_HELD = 100_000
 _MOST_GPU_HOURS = 1e9
+#: Nodes that a request may name as those to avoid.
+MOST_AVOIDED = 16
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: What Jupyter takes as the name of a kernelspec.
 KERNEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -102,6 +104,20 @@ def check_kernel_name(name: str, where: str = "kernel") -> str:
     if not KERNEL_NAME.fullmatch(name):
         raise InvalidField(where, "the name of a kernelspec, as in python3: letters, digits, '.', '_' and '-'", name)
     return name
+
+
+def check_avoided(names: tuple[str, ...]) -> None:
+    """Refuse what cannot be nodes to avoid.
+
+    Raises
+    ------
+    InvalidField
+        There are too many, or one is no name of a node.
+    """
+    if len(names) > MOST_AVOIDED:
+        raise InvalidField("avoid", f"at most {MOST_AVOIDED} names of nodes", f"{len(names)} names")
+    for index, name in enumerate(names):
+        check_node_name(name, f"avoid[{index}]")
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
@@ -384,6 +400,8 @@ class UserOptions:
     #: Cores and memory that must be free on the node; the larger of these and of what the site guarantees counts.
     cpus: float = 0
     memory_bytes: int = 0
+    #: Names of nodes that are chosen only when no other one can take it now.
+    avoid: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no farm can give."""
@@ -404,6 +422,7 @@ class UserOptions:
             raise InvalidField("cpus", f"a number of cores from 0 to {_MOST_CPUS}", self.cpus)
         if not 0 <= self.memory_bytes <= _MOST_BYTES:
             raise InvalidField("memory_bytes", f"a number of bytes from 0 to {_MOST_BYTES}", self.memory_bytes)
+        check_avoided(self.avoid)
 
 
 @dataclass(frozen=True)
@@ -570,6 +589,8 @@ class Mark:
     by: str
     #: When a drain stops what is still there; None: it waits for the servers to end.
     deadline_at: float | None = None
+    #: Owner whose servers a drained node is kept for, where they ask for it by name; "": nobody's.
+    kept_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -607,6 +628,11 @@ class Node:
     def eligible(self) -> bool:
         """Whether new servers may be placed here: ready, not cordoned, not draining."""
         return self.state == "ready" and self.cordon is None and self.drain is None
+
+    def kept_for(self, owner: str) -> bool:
+        """Whether the node is ready and was drained for this owner's servers, and no admin cordoned it."""
+        kept = "" if self.drain is None else self.drain.kept_for
+        return self.state == "ready" and self.cordon is None and kept == owner != ""
 
     @property
     def status(self) -> str:

@@ -11,7 +11,7 @@ SUBMIT = "custom:agents:tasks:submit"
 
 
 def benchmark_role(name: str) -> dict[str, Any]:
-    """Return what the benchmark service may do to the Hub: start and use the servers of one user."""
+    """Return what the benchmark service may do to the Hub: use the servers of one user, and keep nodes for them."""
     user = f"!user={name}"
     return {
         "name": "agentfarm-benchmark",
@@ -22,6 +22,7 @@ def benchmark_role(name: str) -> dict[str, Any]:
             f"access:servers{user}",
             f"access:services!service={CONTROLLER}",
             "custom:agentfarm:nodes:read",
+            "custom:agentfarm:nodes:manage",
             "custom:agentfarm:leases:read",
         ],
         "services": [BENCHMARK],

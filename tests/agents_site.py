@@ -86,7 +86,7 @@ class AgentsSite(AgentsApp):
         await self.book.open()
         self.live = self._own(LiveNotebooks(self.book, None))  # type: ignore[arg-type] - no attempt has a server
         self.views = AgentViews(
-            lambda: self.farm.leases, self.farm.usage, self.registry.left_to_do, self.book.counts_by_agent
+            lambda: self.farm.leases, self.farm.usage, self.registry.left_to_do, self.book
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from tornado import httpserver, netutil, web
 
 from jupyterhub_agentfarm.controller.views import node_view
+from jupyterhub_agentfarm.errors import ConflictError
 from jupyterhub_agentfarm.models import Filesystem, Gpu, Node, NodeFacts, NodeSpec, Telemetry
 from jupyterhub_agentfarm.services.sse import stream_events
 
@@ -25,7 +26,7 @@ GIB = 2**30
 def make_view(name: str, *, role: Any = "microserver", gpus: int = 1, **changes: Any) -> dict[str, Any]:
     """Return a node as the controller tells it; `changes` go to the Node, `telemetry_changes` to its report."""
     report = changes.pop("telemetry_changes", {})
-    spec = NodeSpec(name, "127.0.0.1", role=role)
+    spec = NodeSpec(name, "127.0.0.1", role=role, labels=changes.pop("labels", {}))
     facts = NodeFacts(1, "0.1", name, "boot", "Linux", "x86_64", "3.11.2", 0.0, 1, "550.54")
     devices = tuple(
         Gpu(f"GPU-{name}-{n}", "Simulated A100", 80 * GIB, 8 * GIB, 0.5, 210.5, 400, 51, simulated=True)
@@ -61,6 +62,8 @@ class World:
         self.servers: dict[str, dict[str, Any]] = {}
         self.options: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, dict[str, Any]] = {}
+        #: What was submitted, each run once.
+        self.submitted: list[dict[str, Any]] = []
         #: What happened, in order: ("start", node), ("submit", node, case), ("end", node, case), ("stop", node) …
         self.history: list[tuple[str, ...]] = []
         #: Defects. Nodes whose server never gets ready, whose start the Hub refuses, or that do not answer.
@@ -71,8 +74,14 @@ class World:
         self.lingering: set[str] = set()
         #: Answers 503 to so many requests of each node.
         self.hiccups: dict[str, int] = {}
-        #: By node and case: "ok" (the default), "fail", "hang", "skip", "gone" (the node goes while it runs).
+        #: By node and case: "ok" (the default), "fail", "hang", "skip", "gone" (the node goes while it runs),
+        #: "slow", "refuse" (the server does not take the notebook).
         self.behaviour: dict[tuple[str, str], str] = {}
+        #: The Hub does not answer.
+        self.hub_away = False
+        #: Cases that execute on each node now, and the most that ever did.
+        self.executing: dict[str, set[str]] = {}
+        self.most_executing: dict[str, int] = {}
         self._streams: set[asyncio.Queue[tuple[str, Any]]] = set()
 
     def let_go(self) -> None:
@@ -97,6 +106,39 @@ class World:
         for queue in self._streams:
             queue.put_nowait(("node", view))
 
+    def remove_server(self, node: str) -> None:
+        """End a server and what it executes, as noded does when a node died."""
+        self.servers.pop(f"bench-{node}", None)
+        for run in self.runs.values():
+            if run["node"] == node and run["state"] in ("queued", "executing"):
+                run |= {"state": "failed", "reason": "server_stopped", "detail": "The Jupyter server went away"}
+        self.executing.pop(node, None)
+
+    # ---- the controller's client, as far as the benchmark uses it to keep nodes ----
+
+    async def keep(self, name: str, owner: str, reason: str, deadline_seconds: float | None = None) -> dict[str, Any]:
+        """Drain a node for an owner."""
+        view = self.views[name]
+        if view["cordon"] is not None:
+            raise ConflictError(f"node {name} was cordoned by {view['cordon']['by']}")
+        self.history.append(("keep", name, owner, reason))
+        mark = {"reason": reason, "at": 0.0, "by": owner, "deadline_at": deadline_seconds, "kept_for": owner}
+        self.put({**view, "drain": mark, "status": "draining", "eligible": False})
+        return self.views[name]
+
+    async def give_back(self, name: str, owner: str) -> dict[str, Any]:
+        """End that drain."""
+        view = self.views[name]
+        if view["drain"] is not None and view["drain"]["kept_for"] == owner:
+            self.history.append(("give_back", name))
+            self.put({**view, "drain": None, "status": "ready", "eligible": True})
+        return self.views[name]
+
+    def lease(self, **fields: Any) -> None:
+        """Tell everybody of a lease."""
+        for queue in self._streams:
+            queue.put_nowait(("lease", fields))
+
     def happened(self, kind: str) -> list[tuple[str, ...]]:
         """Return what happened of one kind, in order."""
         return [entry for entry in self.history if entry[0] == kind]
@@ -112,11 +154,18 @@ class _Handler(web.RequestHandler):
 
 
 class _User(_Handler):
+    def prepare(self) -> None:
+        if self.world.hub_away:
+            raise web.HTTPError(503)
+
     def get(self) -> None:
         self.finish({"name": "benchmark", "servers": self.world.servers})
 
 
-class _Server(_Handler):
+class _Server(_User):
+    def get(self) -> None:
+        raise web.HTTPError(404)
+
     def post(self, node: str) -> None:
         self.world.history.append(("start", node))
         self.world.options[node] = json.loads(self.request.body)
@@ -135,13 +184,14 @@ class _Server(_Handler):
         if node in self.world.lingering:
             self.world.servers[f"bench-{node}"]["pending"] = "stop"
         else:
-            self.world.servers.pop(f"bench-{node}", None)
+            self.world.remove_server(node)
         self.set_status(204)
 
 
 class _Runs(_Handler):
     def prepare(self) -> None:
         node = self.path_args[0]
+        self.set_header("X-AgentFarm-Lease", "l1")
         if self.world.hiccups.get(node, 0) > 0:
             self.world.hiccups[node] -= 1
             raise web.HTTPError(503)
@@ -151,11 +201,20 @@ class _Runs(_Handler):
     def post(self, node: str) -> None:
         body = json.loads(self.request.body)
         run_id = body["idempotency_key"]
-        case = run_id.removeprefix(run_id[:23] + node + "-")
+        case = body["name"].removeprefix("benchmark ")
+        if self.world.behaviour.get((node, case)) == "refuse":
+            self.set_status(400)
+            self.finish({"message": "no such kernel", "reason": "invalid"})
+            return
         if run_id not in self.world.runs:
+            self.world.submitted.append(body)
             self.world.history.append(("submit", node, case))
             run = {"id": run_id, "state": "queued", "cells_total": 2, "cells_done": 0, "parameters": body["parameters"]}
+            run |= {"environment": body["environment"]}
             self.world.runs[run_id] = {**run, "node": node, "case": case, "reason": None, "detail": None}
+            executing = self.world.executing.setdefault(node, set())
+            executing.add(run_id)
+            self.world.most_executing[node] = max(len(executing), self.world.most_executing.get(node, 0))
         self.set_status(201)
         self.finish(self.world.runs[run_id])
 
@@ -170,7 +229,9 @@ class _Run(_Runs):
         if run["state"] == "queued":
             run["state"] = "executing"
         elif run["state"] == "executing" and how != "hang":
-            self._advance(run, how)
+            run["looks"] = run.get("looks", 0) + 1
+            if how != "slow" or run["looks"] > 10:
+                self._advance(run, how)
         self.finish(run)
 
     def _advance(self, run: dict[str, Any], how: str) -> None:
@@ -181,7 +242,13 @@ class _Run(_Runs):
         else:
             run |= {"state": "completed", "cells_done": 2}
         run["duration_seconds"] = 1.25
+        self.world.executing[run["node"]].discard(run["id"])
         self.world.history.append(("end", run["node"], run["case"]))
+
+    def delete(self, node: str, run_id: str) -> None:
+        del self.world.runs[run_id]
+        self.world.history.append(("forget", node))
+        self.set_status(204)
 
 
 class _Results(_Runs):
@@ -199,6 +266,7 @@ class _Cancel(_Runs):
         run = self.world.runs[run_id]
         self.world.history.append(("cancel", node, run["case"]))
         run |= {"state": "cancelled", "reason": "cancelled"}
+        self.world.executing[node].discard(run_id)
         self.finish(run)
 
 

@@ -145,7 +145,7 @@ class AgentsApp(ServiceApp):
             lambda: self.farm.leases,
             self.farm_client.usage,
             self.registry.left_to_do,
-            self.book.counts_by_agent,
+            self.book,
             base_url,
         )
         self.registry.reserved.path = Path(os.environ.get("AGENTFARM_DATA_DIR") or self.data_dir) / reserved.FILE_NAME
@@ -159,6 +159,7 @@ class AgentsApp(ServiceApp):
         self.warm = self._own(WarmServers(self.servers, parent=self))
         parts = (self.book, self.servers, self.warm, (self.farm, self.news), self.registry.tokens)
         self.carriers = self._own(Carriers(*parts, parent=self))
+        self.carriers.usage = self.farm_client.usage
         self.live = self._own(LiveNotebooks(self.book, self.carriers))
         self.dispatcher = self._own(
             Dispatcher(self.book, self.registry, self.carriers, self.farm, self.news, parent=self)

@@ -37,10 +37,12 @@ TaskReason = Literal[
     "dependencies",
     "due",
     "claimed",
+    "moved",
     "completed",
     "cancelled",
     "retried",
     "handed_over",
+    "tidied",
     # the farm's: another attempt is made, unless there were enough
     "node_lost",
     "server_lost",
@@ -284,8 +286,9 @@ class TaskError:
     evalue: str
     #: Index of the cell in the executed notebook, from 0.
     cell: int | None = None
-    #: Line in the cell, from 1, and its text.
+    #: Line in the cell, from 1; None: the kernel does not tell.
     line: int | None = None
+    #: That line's text; where the line is not known, the first of the cell that is not empty.
     source_line: str | None = None
     traceback: tuple[str, ...] = ()
 
@@ -312,8 +315,10 @@ class Task:
     changed_at: float
     #: Number of the newest attempt; 0: there was none.
     attempt: int = 0
-    #: Kernel that its notebook names, where that is known only since an attempt read it on its server; "": it is not.
+    #: Kernel that its notebook names; "": none, or the notebook is in the workspace and was not read there yet.
     kernel: str = ""
+    #: Nodes on which attempts were lost or failed, the newest last: others are taken where they can be.
+    avoid: tuple[str, ...] = ()
     #: Name of the Hub server of the newest attempt, which may be one that an earlier task left; None: there was none.
     server_name: str | None = None
     #: Attempts that count towards `max_attempts`.

@@ -11,6 +11,6 @@
 - :mod:`.provenance` under which conditions a run was made
 - :mod:`.runner` one run from start to end
 - :mod:`.bench` the runs of this service: one at a time, durable, followed by many
-- :mod:`.analysis`, :mod:`.plots`, :mod:`.report` what a run means
+- :mod:`.report` what a run means
 - :mod:`.handlers`, :mod:`.app` the service; :mod:`.client` its client
 """

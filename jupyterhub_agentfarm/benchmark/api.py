@@ -6,11 +6,11 @@ from typing import Any
 
 from ..errors import ConflictError, FarmUnavailable, InvalidField, NotFoundError
 from ..openapi import Api, Operation, Query, document
-from ..records_schema import Schema, Schemas
+from ..records_schema import Rules, Schema, Schemas
 from ..services.description import REFUSALS, SECURITY, DescriptionHandler
 from ..services.handlers import NoOrder
 from . import handlers
-from .models import BenchmarkRun, CaseResult, RunRequest, Sample
+from .models import BenchmarkRun, CaseResult, RunEvent, RunRequest, Sample
 from .report import FORMATS
 from .suites import Suite
 
@@ -20,11 +20,29 @@ _DESCRIPTION = (
 )
 _RUN = {"type": "string", "pattern": "^[0-9]{8}-[0-9]{6}-[0-9a-f]{6}$"}
 _TEXT = {"type": "string"}
+_SECONDS = {"exclusiveMinimum": 0}
+
+#: What a request checks beyond its annotations.
+RULES: Rules = {
+    RunRequest: {
+        "duration_seconds": _SECONDS,
+        "sample_interval_seconds": _SECONDS,
+        "repeat": {"minimum": 1},
+        "": {
+            "allOf": [
+                {"not": {"required": ["repeat", "duration_seconds"],
+                         "properties": {"repeat": {"type": "integer"}, "duration_seconds": {"type": "number"}}}},
+                {"not": {"required": ["nodes", "labels"],
+                         "properties": {"nodes": {"type": "array"}, "labels": {"type": "object", "minProperties": 1}}}},
+            ]
+        },
+    }
+}  # fmt: skip
 
 
 def description(base: str) -> dict[str, Any]:
     """Return the OpenAPI document of the API at `base`."""
-    schemas = Schemas()
+    schemas = Schemas(RULES)
     api = Api(
         title="agentfarm benchmark",
         description=_DESCRIPTION,
@@ -44,6 +62,8 @@ def _runs(schemas: Schemas) -> list[Operation]:
         "BenchmarkRunView",
         BenchmarkRun,
         results=_list(schemas.answered(CaseResult)),
+        outcomes=_list({"type": "object"}),
+        events=_list(schemas.answered(RunEvent)),
         progress=_list({"type": "object"}),
     )
     request = schemas.accepted(RunRequest)
@@ -62,12 +82,16 @@ def _runs(schemas: Schemas) -> list[Operation]:
 def _results(schemas: Schemas) -> list[Operation]:
     report = Query("format", {"enum": list(FORMATS)}, "The form of the report; html if none is named.")
     samples = Query("format", {"enum": ["json", "csv"]}, "The form of the samples; json if none is named.")
+    about_so_many = "About how many samples of each node, each role and the farm, spread evenly; all if none is named."
+    points = Query("points", {"type": "integer", "minimum": 1, "maximum": handlers.MAX_POINTS}, about_so_many)
     texts = {form.partition(";")[0]: _TEXT for form in FORMATS.values()} | {"application/json": {}}
     listed = _object({"samples": _list(schemas.answered(Sample))})
+    against = Query("against", _RUN, "Another run that this one is compared with.")
     errors = (NotFoundError, InvalidField)
     return [
-        Operation("GET", "runs/{id}/report", handlers.ReportHandler, None, query=(report,), errors=errors, media=texts),
-        Operation("GET", "runs/{id}/samples", handlers.SamplesHandler, None, query=(samples,), errors=errors,
+        Operation("GET", "runs/{id}/report", handlers.ReportHandler, None, query=(report, against),
+                  errors=(*errors, ConflictError), media=texts),
+        Operation("GET", "runs/{id}/samples", handlers.SamplesHandler, None, query=(samples, points), errors=errors,
                   media={"application/json": listed, "text/csv": _TEXT}),
         Operation("GET", "openapi.json", DescriptionHandler, {"type": "object"}),
     ]  # fmt: skip

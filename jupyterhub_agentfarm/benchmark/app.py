@@ -13,15 +13,20 @@ from .. import __version__
 from ..controller.client import FarmClient
 from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
+from ..services import request_durations
 from ..services.app import ServiceApp
 from ..services.hub import HubClient
 from ..share import share_path
 from ..traitlets import Seconds
 from .api import description
 from .bench import Bench
-from .exposition import BenchmarkCounters, Exposition
-from .handlers import MetricsPage, routes
-from .runner import Runner
+from .counters import BenchmarkCounters, block
+from .exclusive import NodeKeeper
+from .exposition import Exposition
+from .handlers import routes
+from .metrics_page import MetricsPage
+from .report import PrometheusCheck, ReportRenderer
+from .runner import Runner, Surroundings
 from .servers import NodeServers
 from .store import BenchmarkStore
 from .suites import SuiteCatalogue
@@ -32,7 +37,7 @@ class BenchmarkApp(ServiceApp):
 
     name = "benchmark"
     description = "The benchmark service of the farm: suites, runs, reports, metrics."
-    classes = [FarmWatch, NodeServers, Runner, FarmClient]
+    classes = [FarmWatch, NodeServers, NodeKeeper, Runner, FarmClient, ReportRenderer, PrometheusCheck]
 
     data_dir = Unicode(
         help="Folder for the database and, below benchmark-runs, the reports. Default: $AGENTFARM_DATA_DIR or the "
@@ -86,21 +91,22 @@ class BenchmarkApp(ServiceApp):
         catalogue = SuiteCatalogue(folders)
         counters = BenchmarkCounters()
         exposition = Exposition(__version__, counters, self.stale_after, lambda: catalogue.names)
+        exposition.further.append(lambda: {request_durations.NAME: block(self.request_durations.lines())})
         self.metrics_page = MetricsPage(exposition)
         client = FarmClient(parent=self, runtime_dir=self.runtime_dir, token=os.environ["JUPYTERHUB_API_TOKEN"])
         hub = HubClient()
         farm = FarmWatch(client, exposition, parent=self)
         servers = NodeServers(hub, farm, parent=self)
+        keeper = NodeKeeper(client, farm, servers, parent=self)
         self._opened += [client, hub, farm]
         farm.start()
         self.bench = Bench(
             BenchmarkStore(Database(self.db_url, "BenchmarkApp.db_url")),
             catalogue,
-            farm,
-            servers,
+            Surroundings(servers, keeper, farm, self.session),
             counters,
             Path(self.data_dir) / "benchmark-runs",
-            self.session,
+            ReportRenderer(PrometheusCheck(parent=self), parent=self),
             parent=self,
         )
         self._opened.append(self.bench)

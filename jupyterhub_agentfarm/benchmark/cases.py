@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from ..errors import NodeUnreachable, RunFailed
-from ..runs.client import FINAL_STATES, Patience, ServerRuns
+from ..runs.client import FINAL_STATES, RunRefused, ServerRuns
 from .models import CaseError, CaseResult, Outcome
 from .suites import Case
 
 #: How much longer than its deadline a run may seem to go on before it is given up: the server counts by itself.
 OVERTIME_SECONDS = 30.0
+#: How long the removal of a kept run may take.
+FORGET_SECONDS = 10.0
 _OUTCOMES: Mapping[str, Outcome] = {
     "cell_timeout": "timed_out",
     "run_timeout": "timed_out",
@@ -25,6 +29,53 @@ _OUTCOMES: Mapping[str, Outcome] = {
 _NO_FIGURES = ("status", "reason", "device", "primary", "name", "title")
 
 Progress = Callable[[Mapping[str, Any]], None]
+T = TypeVar("T")
+
+
+class Asker(Protocol):
+    """Whoever asks a server, again and again while it cannot be reached."""
+
+    #: Whether runs that are not waited for any more are to end.
+    leaving: bool
+
+    async def ask(self, question: Callable[[ServerRuns], Awaitable[T]]) -> T:
+        """Return the answer.
+
+        Raises
+        ------
+        NodeUnreachable
+            The server is lost.
+        """
+
+
+@dataclass(frozen=True)
+class Order:
+    """One case in one repetition of one lane of a node, in a phase of a run."""
+
+    case: Case
+    notebook: Mapping[str, Any]
+    #: The same key is the same run, when it has to be submitted again.
+    key: str
+    phase: str = ""
+    lane: int = 0
+    repetition: int = 1
+    warm_up: bool = False
+    #: Further variables of the kernel.
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def result(self, node: str, outcome: Outcome, reason: str = "", **more: Any) -> CaseResult:
+        """Return what came out of it."""
+        return CaseResult(
+            node=node,
+            case=self.case.name,
+            outcome=outcome,
+            reason=reason,
+            phase=self.phase,
+            lane=self.lane,
+            repetition=self.repetition,
+            warm_up=self.warm_up,
+            **more,
+        )
 
 
 class CaseOnNode:
@@ -34,94 +85,132 @@ class CaseOnNode:
     ----------
     node
         Its name.
-    runs
-        The runs of the server there.
-    patience
-        How to go on when the server cannot be reached.
+    server
+        Asks the server there.
     progress
-        Is told ``{"node", "case", "cells_done", "cells_total"}`` at every change.
+        Is told ``{"node", "phase", "lane", "repetition", "case", "cells_done", "cells_total"}`` at every change.
     poll_seconds
         Pause between two looks at a run.
+    skew_seconds
+        Gives the service's clock minus the node's.
     """
 
     def __init__(
-        self, node: str, runs: ServerRuns, patience: Patience, progress: Progress, poll_seconds: float = 1
+        self,
+        node: str,
+        server: Asker,
+        progress: Progress,
+        poll_seconds: float = 1,
+        skew_seconds: Callable[[], float] = float,
     ) -> None:
         self.node = node
-        self._runs = runs
-        self._patience = patience
+        self._server = server
         self._progress = progress
         self._poll = poll_seconds
+        self._skew = skew_seconds
+        #: Runs on the server whose results are not kept yet, by their keys.
+        self._ids: dict[str, str] = {}
 
-    async def measure(self, case: Case, notebook: Mapping[str, Any], key: str) -> CaseResult:
-        """Run `notebook` as `case` and return what came out, whatever it is.
-
-        Parameters
-        ----------
-        key
-            The same key is the same run, when it has to be submitted again.
-        """
+    async def measure(self, order: Order) -> CaseResult:
+        """Carry out an order and return what came out, whatever it is."""
         started_at, started = time.time(), time.monotonic()
-        body = {
-            "notebook": notebook,
-            "parameters": dict(case.parameters),
-            "timeout_seconds": case.timeout_seconds,
-            "name": f"benchmark {case.name}",
-            "idempotency_key": key,
-        }
         try:
-            run = await self._finish(case, body)
+            run = await self._finish(order)
             published = await self._published(run)
-        except NodeUnreachable as exc:
+        except (NodeUnreachable, RunFailed) as exc:
+            outcome: Outcome = "lost" if _is_lost(exc) else "failed"
+            error = None if outcome == "lost" else CaseError(exc.message)
             seconds = time.monotonic() - started
-            return CaseResult(self.node, case.name, "lost", exc.message, started_at, seconds)
-        except RunFailed as exc:
-            return CaseResult(self.node, case.name, "failed", exc.message, started_at, error=CaseError(exc.message))
-        return result_of(self.node, case.name, run, published, (started_at, time.monotonic() - started))
+            told = {"started_at": started_at, "duration_seconds": seconds, "ended_at": time.time(), "error": error}
+            return order.result(self.node, outcome, exc.message, **told)
+        return result_of(self.node, order, run, published, (started_at, time.monotonic() - started, self._skew()))
 
-    async def _finish(self, case: Case, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        run = await self._patience.ask(lambda: self._runs.submit(body))
-        run_id = run["id"]
-        deadline = time.monotonic() + case.timeout_seconds + OVERTIME_SECONDS
+    async def forget(self, order: Order) -> None:
+        """Have the server forget a run whose result was kept: those of hours would fill its disk.
+
+        What it does not forget now, it does when it prunes its runs.
+        """
+        run_id = self._ids.pop(order.key, None)
+        if run_id is None:
+            return
+        with contextlib.suppress(NodeUnreachable, RunFailed, TimeoutError):
+            async with asyncio.timeout(FORGET_SECONDS):
+                await self._server.ask(lambda runs: runs.remove(run_id))
+
+    async def _finish(self, order: Order) -> Mapping[str, Any]:
+        run = await self._server.ask(lambda runs: runs.submit(body_of(order)))
+        run_id, executing_since = run["id"], None
+        self._ids[order.key] = run_id
         try:
             while run["state"] not in FINAL_STATES:
-                self._tell(case, run)
+                self._tell(order, run)
                 await asyncio.sleep(self._poll)
-                if time.monotonic() > deadline:
-                    await self._cancel(run_id)
-                    return {**run, "state": "failed", "reason": "run_timeout", "detail": "the server did not end it"}
-                run = await self._patience.ask(lambda: self._runs.get(run_id))
+                if run["state"] == "executing":
+                    executing_since = executing_since or time.monotonic()
+                    if time.monotonic() > executing_since + order.case.timeout_seconds + OVERTIME_SECONDS:
+                        await self._cancel(run_id)
+                        return {
+                            **run,
+                            "state": "failed",
+                            "reason": "run_timeout",
+                            "detail": "the server did not end it",
+                        }
+                run = await self._server.ask(lambda runs: runs.get(run_id))
         except asyncio.CancelledError:
-            await self._cancel(run_id)
+            if self._server.leaving:
+                await self._cancel(run_id)
             raise
-        self._tell(case, run)
+        self._tell(order, run)
         return run
 
     async def _published(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
         if run["state"] != "completed":
             return {}
-        return await self._patience.ask(lambda: self._runs.results(run["id"]))
+        return await self._server.ask(lambda runs: runs.results(run["id"]))
 
     async def _cancel(self, run_id: str) -> None:
         """Ask for the run's end, for at most five seconds: its server is stopped afterwards anyway."""
         with contextlib.suppress(NodeUnreachable, RunFailed, TimeoutError):
             async with asyncio.timeout(5):
-                await self._runs.cancel(run_id)
+                await self._server.ask(lambda runs: runs.cancel(run_id))
 
-    def _tell(self, case: Case, run: Mapping[str, Any]) -> None:
+    def _tell(self, order: Order, run: Mapping[str, Any]) -> None:
+        place = {"phase": order.phase, "lane": order.lane, "repetition": order.repetition, "warm_up": order.warm_up}
         cells = {key: run.get(key, 0) for key in ("cells_done", "cells_total")}
-        self._progress({"node": self.node, "case": case.name, **cells})
+        self._progress({"node": self.node, "status": "running", "case": order.case.name, **place, **cells})
+
+
+def _is_lost(exc: Exception) -> bool:
+    """Whether an error means that the server, or what it knew of the run, is gone."""
+    return isinstance(exc, NodeUnreachable) or (isinstance(exc, RunRefused) and exc.status == 404)
+
+
+def body_of(order: Order) -> dict[str, Any]:
+    """Return what is submitted for an order."""
+    return {
+        "notebook": order.notebook,
+        "parameters": dict(order.case.parameters),
+        "timeout_seconds": order.case.timeout_seconds,
+        "name": f"benchmark {order.case.name}",
+        "idempotency_key": order.key,
+        "environment": dict(order.environment),
+    }
 
 
 def result_of(
-    node: str, case: str, run: Mapping[str, Any], published: Mapping[str, Any], timing: tuple[float, float]
+    node: str,
+    order: Order,
+    run: Mapping[str, Any],
+    published: Mapping[str, Any],
+    timing: tuple[float, float, float],
 ) -> CaseResult:
     """Return the result that an ended run stands for.
 
     Parameters
     ----------
     timing
-        When it was submitted, and the seconds since, for a run that does not tell its own duration.
+        When it was submitted and the seconds since, for a run that does not tell its own times; and the service's
+        clock minus the node's.
     """
     if run["state"] == "completed":
         outcome: Outcome = "skipped" if published.get("status") == "skipped" else "succeeded"
@@ -129,20 +218,26 @@ def result_of(
     else:
         outcome = _OUTCOMES.get(run.get("reason") or run["state"], "failed")
         reason = run.get("detail") or run.get("reason") or run["state"]
-    seconds = run.get("duration_seconds")
-    primary = published.get("primary")
-    return CaseResult(
-        node=node,
-        case=case,
-        outcome=outcome,
-        reason=reason,
-        started_at=timing[0],
-        duration_seconds=float(seconds) if seconds is not None else timing[1],
+    submitted_at, waited, skew = timing
+    seconds, primary = run.get("duration_seconds"), published.get("primary")
+    started_at = _at(run.get("started_at"), skew)
+    return order.result(
+        node,
+        outcome,
+        reason,
+        started_at=submitted_at if started_at is None else started_at,
+        ended_at=_at(run.get("ended_at"), skew) or submitted_at + waited,
+        duration_seconds=float(seconds) if seconds is not None else waited,
         figures=figures_of(published),
         primary=primary if isinstance(primary, str) else None,
         device=str(published.get("device") or ""),
         error=_error_of(run.get("error")),
     )
+
+
+def _at(moment: str | None, skew_seconds: float) -> float | None:
+    """Return a time of the node's in the service's clock."""
+    return None if moment is None else dt.datetime.fromisoformat(moment).timestamp() + skew_seconds
 
 
 def figures_of(published: Mapping[str, Any]) -> dict[str, object]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import time
 from typing import Any, ClassVar
 
 from ..errors import InvalidField
@@ -13,16 +11,17 @@ from ..services.description import DescriptionHandler
 from ..services.handlers import NoOrder, PageHandler, ServiceHandler
 from ..services.sse import stream_events
 from .bench import Bench
-from .exposition import SETS, Exposition
+from .metrics_page import MetricsHandler
 from .models import RunRequest
 from .report import FORMATS
+from .sample_texts import csv_text, json_text
 
 READ = "custom:benchmark:runs:read"
 MANAGE = "custom:benchmark:runs:manage"
 _ID = r"([0-9]{8}-[0-9]{6}-[0-9a-f]{6})"
 
-#: How old the text of the metrics page may be.
-METRICS_AGE_SECONDS = 1.0
+#: The most samples of one node that can be asked for by number.
+MAX_POINTS = 100_000
 #: The report is a page of its own with styles inside; nothing else may load or run in it.
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -131,12 +130,11 @@ class ReportHandler(_Handler):
     async def get(self, run_id: str) -> None:
         """Answer it in the format asked for."""
         form = self.choice("format", tuple(FORMATS), "html")
-        report = await self.bench.report(run_id)
-        text = await asyncio.to_thread(report.as_format, form)
+        content = await self.bench.render(run_id, form, self.get_query_argument("against", None))
         self.set_header("Content-Type", FORMATS[form])
         self.set_header("Content-Security-Policy", REPORT_POLICY)
         self.set_header("X-Content-Type-Options", "nosniff")
-        await self.finish(text)
+        await self.finish(content)
 
 
 class SamplesHandler(_Handler):
@@ -145,51 +143,29 @@ class SamplesHandler(_Handler):
     scopes: ClassVar[dict[str, str]] = {"GET": READ}
 
     async def get(self, run_id: str) -> None:
-        """Answer them as JSON or CSV."""
-        form = self.choice("format", ("json", "csv"), "json")
-        report = await self.bench.report(run_id)
-        if form == "json":
-            self.answer({"samples": report.samples})
-            return
-        self.set_header("Content-Type", FORMATS["csv"])
-        await self.finish(await asyncio.to_thread(report.csv))
+        """Send them as JSON or CSV, all or so many of each node, role and the farm."""
+        form, most = self.choice("format", ("json", "csv"), "json"), self.points()
+        await self.bench.store.run(run_id)
+        samples = self.bench.store.each_sample(run_id, most)
+        self.set_header("Content-Type", "application/json" if form == "json" else FORMATS["csv"])
+        async for piece in json_text(samples) if form == "json" else csv_text(samples):
+            self.write(piece)
+            await self.flush()
 
+    def points(self) -> int | None:
+        """Return how many samples of each are wanted; None: all.
 
-class MetricsPage:
-    """The metrics page's texts, kept for a second each and made off the event loop."""
-
-    def __init__(self, exposition: Exposition) -> None:
-        self._exposition = exposition
-        self._made: dict[str, tuple[float, bytes, bytes]] = {}
-        self._making = asyncio.Lock()
-
-    async def get(self, which: str) -> tuple[bytes, bytes]:
-        """Return a set's text, plain and compressed."""
-        async with self._making:
-            made = self._made.get(which)
-            if made is None or time.monotonic() - made[0] > METRICS_AGE_SECONDS:
-                plain = self._exposition.text(which).encode()
-                small = await asyncio.to_thread(gzip.compress, plain, 1)
-                made = self._made[which] = (time.monotonic(), plain, small)
-        return made[1], made[2]
-
-
-class MetricsHandler(_Handler):
-    """The metrics page."""
-
-    scopes: ClassVar[dict[str, str]] = {"GET": "read:metrics"}
-
-    async def get(self) -> None:
-        """Answer a set in the text format."""
-        which = self.choice("set", SETS, "hub")
-        plain, small = await self.service.metrics_page.get(which)
-        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.set_header("Vary", "Accept-Encoding")
-        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
-            self.set_header("Content-Encoding", "gzip")
-            await self.finish(small)
-        else:
-            await self.finish(plain)
+        Raises
+        ------
+        InvalidField
+            It is no number that there can be.
+        """
+        text = self.get_query_argument("points", None)
+        if text is None:
+            return None
+        if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= MAX_POINTS:
+            raise InvalidField("points", f"a whole number from 1 to {MAX_POINTS}", text)
+        return int(text)
 
 
 class OverviewPage(PageHandler):
@@ -202,7 +178,8 @@ class OverviewPage(PageHandler):
         suites, problems = await asyncio.to_thread(self.service.bench.catalogue.load)
         self.render_page(
             "benchmark.html",
-            suites=list(suites.values()),
+            suites=[to_json(suite) for suite in suites.values()],
+            nodes=self.service.bench.nodes(),
             problems=problems,
             may_manage=self.principal.may(MANAGE),
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import ConflictError, InvalidField
+from ..errors import ConflictError
 from ..records import to_json
 from .models import RunNode
 from .suites import Suite
@@ -19,23 +20,14 @@ _PACKAGES = ("jupyterhub", "matplotlib", "sqlalchemy", "tornado", "aiohttp", "pr
 _ABOUT_NODE = ("facts", "clock_skew_seconds")
 
 
-def choose_nodes(
-    views: Mapping[str, Mapping[str, Any]], wanted: tuple[str, ...] | None, suite: Suite
-) -> tuple[RunNode, ...]:
-    """Return each wanted node's part in a run, the ineligible ones as skipped with the reason.
+def parts_of(views: Mapping[str, Mapping[str, Any]], names: Sequence[str], suite: Suite) -> tuple[RunNode, ...]:
+    """Return each node's part in a run, the ineligible ones as skipped with the reason.
 
     Raises
     ------
-    InvalidField
-        A node is asked for that the farm does not have.
     ConflictError
         No node can take part.
     """
-    known = ", ".join(sorted(views)) or "none: the farm has no nodes"
-    for name in wanted or ():
-        if name not in views:
-            raise InvalidField("nodes", f"names of nodes of this farm ({known})", name)
-    names = sorted(views) if wanted is None else sorted(set(wanted))
     nodes = tuple(_part_of(views[name], suite) for name in names)
     if all(node.skipped for node in nodes):
         why = "; ".join(f"{node.name}: {node.skipped}" for node in nodes) or "it has none"
@@ -65,9 +57,10 @@ def _gpu(gpu: Mapping[str, Any]) -> dict[str, Any]:
     return {key: gpu[key] for key in ("uuid", "name", "memory_total_bytes", "simulated")}
 
 
-async def describe(suite: Suite) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the suite's definition and the conditions on this machine, both ready for JSON."""
+async def describe(suite: Suite, notebooks: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the suite's definition with its notebooks' hashes, and the conditions on this machine, ready for JSON."""
     definition = {key: value for key, value in to_json(suite).items() if key != "folder"}
+    definition["notebooks"] = {case: hashlib.sha256(content).hexdigest() for case, content in notebooks.items()}
     conditions = {
         "agentfarm": __version__,
         "commit": await _commit(),

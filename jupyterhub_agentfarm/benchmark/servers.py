@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from traitlets import Unicode, default
@@ -18,6 +19,9 @@ from ..controller.farm_watch import FarmWatch
 from ..errors import HubApiError, ServerDied
 from ..services.hub import HubClient
 from ..traitlets import Seconds
+
+#: Is given what a server waits for; "" is nothing in particular.
+Told = Callable[[str], None]
 
 
 def server_name(node: str) -> str:
@@ -65,30 +69,76 @@ class NodeServers(LoggingConfigurable):
         self._hub = hub
         self._farm = farm
 
-    async def start(self, node: str, gpus: int) -> str:
-        """Start the server on `node` and return its URL, with a slash at the end, once it is ready.
+    async def start(self, node: str, gpus: int, told: Told) -> str:
+        """Return the URL of the server on `node`, with a slash at the end, once it is ready.
+
+        One that is there is taken, and one that is being started is waited for.
+
+        Parameters
+        ----------
+        gpus
+            GPUs that it asks for.
+        told
+            Is given what it waits for, whenever that changes.
 
         Raises
         ------
         ServerDied
             It did not become ready in time, or its start failed.
         HubApiError
-            The Hub refused.
+            The Hub refused, or did not answer.
         """
         name = server_name(node)
-        await self.stop(node)
-        deadline = time.monotonic() + self.start_timeout
-        await self._hub.start_server(self.hub_user, name, {"node": node, "gpus": gpus})
+        deadline, asked = time.monotonic() + self.start_timeout, False
         while True:
             model = await self._hub.server(self.hub_user, name)
-            if model is not None and model["ready"]:
+            if model is not None and _ready(model):
                 return self.proxy_url.rstrip("/") + str(model["url"])
-            if model is None or not model["pending"]:
-                raise ServerDied(f"the server {name} could not be started: see the Hub's log")
-            if time.monotonic() > deadline:
-                why = self._farm.waiting_for(self.hub_user, name) or "see the Hub's log"
-                raise ServerDied(f"the server {name} was not ready within {self.start_timeout:g} s: {why}")
+            why = self._farm.waiting_for(self.hub_user, name)
+            if not _pending(model):
+                if asked:
+                    raise ServerDied(f"the server {name} could not be started: {await self._failure(name)}")
+                await self._hub.start_server(self.hub_user, name, {"node": node, "gpus": gpus})
+                asked = True
+            elif time.monotonic() > deadline:
+                reason = why or "see the log of the Hub"
+                raise ServerDied(f"the server {name} was not ready within {self.start_timeout:g} s: {reason}")
+            told(why)
             await asyncio.sleep(self.poll_interval)
+
+    async def runs(self, node: str) -> bool | None:
+        """Return whether the server on `node` runs; None where the Hub does not say.
+
+        It says so of a server that is being started too.
+        """
+        try:
+            model = await self._hub.server(self.hub_user, server_name(node))
+        except HubApiError:
+            return None
+        return _ready(model) or _pending(model)
+
+    async def of_benchmark(self) -> list[str]:
+        """Return the nodes that have a server of the benchmark's.
+
+        Raises
+        ------
+        HubApiError
+            The Hub did not answer.
+        """
+        names = (await self._hub.user(self.hub_user))["servers"]
+        prefix = server_name("")
+        return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+    def gpus_of(self, node: str) -> tuple[str, ...]:
+        """Return the UUIDs of the GPUs that the server on `node` holds, as far as the controller told."""
+        wanted = (self.hub_user, server_name(node))
+        for lease in self._farm.leases.values():
+            if (lease["owner"], lease["server_name"]) == wanted and lease["state"] in ("granted", "running"):
+                return tuple(lease["gpus"])
+        return ()
+
+    async def _failure(self, name: str) -> str:
+        return await self._hub.start_failure(self.hub_user, name) or "see the log of the Hub"
 
     async def stop(self, node: str) -> None:
         """Stop the server on `node`, if there is one, and forget it; return when it is gone.
@@ -123,3 +173,11 @@ class NodeServers(LoggingConfigurable):
         except TimeoutError:
             return f"the Hub did not answer when the server {server_name(node)} was to be stopped"
         return ""
+
+
+def _ready(model: Mapping[str, Any] | None) -> bool:
+    return bool(model is not None and model["ready"] and not model["pending"])
+
+
+def _pending(model: Mapping[str, Any] | None) -> bool:
+    return bool(model is not None and model["pending"])

@@ -6,8 +6,36 @@
     title = "Smoke test"
     description = "About a minute on two cores."
     gpus = "auto"                     # "auto": one where the node has any; or a number
-    sample_interval_seconds = 2
-    timeout_seconds = 600             # of the whole run
+    sample_interval_seconds = 2       # 300 by default
+    timeout_seconds = 600             # of the whole run, beyond the duration that it is to go on for
+    mode = "repeat"                   # or "once" (the default), "duration", "ramp"
+    repeat = 3                        # of mode "repeat", and of each step of "ramp"
+    # duration = "4h"                 # of mode "duration": how long its phases go on together
+    # ramp = [1, 2, 4, "all"]         # of mode "ramp": numbers of nodes; doubled up to all by default
+    warm_up = 1                       # repetitions at the start of each phase that do not count
+    concurrency = 1                   # cases at once for each GPU of a server, or for the server where it has none
+    work = "each"                     # "shared": the nodes of a phase share the work, by dividing …
+    # shared_parameters = ["scale"]   # … these parameters by their number
+    exclusive = false                 # true: the nodes are drained first and kept for the run
+
+    [targets]                         # all eligible nodes by default; a request for a run may name others
+    role = "microserver"
+    labels = {rack = "a"}
+    # nodes = ["micro-1", "micro-2"]
+
+    [limits]                          # what the run must keep within to pass
+    max_memory_ratio = 0.9            # max_gpu_memory_ratio too, of any node at any sample
+    min_succeeded_ratio = 0.99        # 1 by default
+    min_cases_per_minute = 10         # of the farm
+    max_nodes_lost = 0
+    min_balance_ratio = 0.8
+    fail_fast = false                 # true: a limit that cannot hold any more ends the run
+
+    [[phase]]                         # one phase on all nodes by default
+    name = "shared"
+    nodes = 0                         # all
+    concurrency = 2
+    repeat = 2
 
     [[case]]
     name = "linear-algebra"
@@ -22,109 +50,17 @@ Reading is strict: every error names the file, the key, what is wanted and what 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import AgentFarmError, InvalidField, NotFoundError
 from ..records import from_json
-from ..share import share_path
+from ..traitlets import parse_seconds
+from .definition import Case, Limits, Suite, SuitePhase, Targets
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
-_NAME_FORM = "1-63 lower-case letters, digits, inner hyphens and underscores"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One measurement of a suite: a notebook with parameters."""
-
-    name: str
-    #: Path of the notebook, relative to the suite's file or to the shared folder of notebooks.
-    notebook: str
-    timeout_seconds: float = 600
-    parameters: Mapping[str, object] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot run."""
-        _check_name(self.name)
-        _check_positive("timeout_seconds", self.timeout_seconds)
-        path = Path(self.notebook)
-        if path.is_absolute() or ".." in path.parts or path.suffix != ".ipynb":
-            raise InvalidField("notebook", "a relative path of an .ipynb file without ..", self.notebook)
-        for key, value in self.parameters.items():
-            _check_json(f"parameters.{key}", value)
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A set of cases that one run executes in order on every node."""
-
-    name: str
-    title: str
-    cases: tuple[Case, ...]
-    description: str = ""
-    #: GPUs that each server asks for; None ("auto" in the file): one where the node has any.
-    gpus: int | None = None
-    sample_interval_seconds: float = 2
-    #: Deadline of the whole run, the servers' start included.
-    timeout_seconds: float = 3600
-    #: SHA-256 of the file's text.
-    sha256: str = ""
-    #: Folder of the file.
-    folder: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot run."""
-        _check_name(self.name)
-        _check_positive("sample_interval_seconds", self.sample_interval_seconds)
-        _check_positive("timeout_seconds", self.timeout_seconds)
-        if self.gpus is not None and not 0 <= self.gpus <= 16:
-            raise InvalidField("gpus", '"auto" or a whole number from 0 to 16', self.gpus)
-        if not self.cases:
-            raise InvalidField("case", "at least one [[case]]", None)
-        names = [case.name for case in self.cases]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise InvalidField("case.name", "different in every case", min(twice))
-
-    def gpus_for(self, node_gpus: int) -> int:
-        """Return how many GPUs the server on a node with `node_gpus` asks for."""
-        return min(1, node_gpus) if self.gpus is None else self.gpus
-
-    def notebook_path(self, case: Case) -> Path:
-        """Return where a case's notebook lies.
-
-        Raises
-        ------
-        NotFoundError
-            It is neither beside the suite nor in the shared folder of notebooks.
-        """
-        places = (Path(self.folder), share_path("notebooks"))
-        for place in places:
-            if (place / case.notebook).is_file():
-                return place / case.notebook
-        looked = " and ".join(str(place) for place in places)
-        raise NotFoundError(f"suite {self.name}, case {case.name}: there is no {case.notebook} in {looked}")
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidField("name", _NAME_FORM, name)
-
-
-def _check_positive(key: str, value: float) -> None:
-    if not value > 0:
-        raise InvalidField(key, "a number of seconds above 0", value)
-
-
-def _check_json(key: str, value: object) -> None:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as exc:
-        raise InvalidField(key, "a value that JSON can carry: no date, no nan", value) from exc
+__all__ = ["Case", "Limits", "Suite", "SuiteCatalogue", "SuitePhase", "Targets", "read_suite"]
 
 
 def read_suite(path: Path) -> Suite:
@@ -147,25 +83,54 @@ def read_suite(path: Path) -> Suite:
 
 
 def _suite(data: dict[str, Any], sha256: str, folder: str) -> Suite:
-    for key in ("sha256", "folder", "cases"):
+    for key in ("sha256", "folder", "cases", "phase_tables", "duration_seconds"):
         if key in data:
             raise InvalidField(key, "left out: it is no key of a suite's file", data[key])
-    entries = data.pop("case", ())
-    if not isinstance(entries, list | tuple):
-        raise InvalidField("case", "a list of tables: write [[case]]", entries)
-    gpus = data.pop("gpus", "auto")
-    if gpus != "auto" and (not isinstance(gpus, int) or isinstance(gpus, bool)):
-        raise InvalidField("gpus", '"auto" or a whole number from 0 to 16', gpus)
+    filled: dict[str, Any] = {"sha256": sha256, "folder": folder, "cases": _tables(data, "case", Case)}
+    filled["phase_tables"] = _tables(data, "phase", SuitePhase)
+    filled["gpus"] = _gpus(data.pop("gpus", "auto"))
+    if "duration" in data:
+        filled["duration_seconds"] = _seconds(data.pop("duration"))
+    if isinstance(ramp := data.get("ramp"), list):
+        filled["ramp"] = [0 if step == "all" else step for step in ramp]
+    for key, record in (("targets", Targets), ("limits", Limits)):
+        if key in data:
+            _placed(record, data[key], key)
+    return from_json(Suite, {**data, **filled})
+
+
+def _tables(data: dict[str, Any], key: str, record: type[Any]) -> list[Any]:
+    """Take the tables called `key` out of the file's data, and check each."""
+    entries = data.pop(key, [])
+    if not isinstance(entries, list):
+        raise InvalidField(key, f"a list of tables: write [[{key}]]", entries)
     for index, entry in enumerate(entries):
-        _case(entry, f"case[{index}]")
-    filled = {**data, "cases": entries, "gpus": None if gpus == "auto" else gpus, "sha256": sha256, "folder": folder}
-    return from_json(Suite, filled)
+        _placed(record, entry, f"{key}[{index}]")
+    return entries
 
 
-def _case(entry: object, where: str) -> Case:
-    """Check one case; what its own constructor refuses gets its place in the file too."""
+def _gpus(value: object) -> int | None:
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidField("gpus", '"auto" or a whole number from 0 to 16', value)
+    return value
+
+
+def _seconds(value: object) -> float:
+    """Return a duration in seconds, written as a number or with a unit."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
     try:
-        return from_json(Case, entry, where)
+        return parse_seconds(value if isinstance(value, str) else "")
+    except ValueError as exc:
+        raise InvalidField("duration", 'a number of seconds above 0, or as in "90s", "15m", "4h"', value) from exc
+
+
+def _placed(record: type[Any], entry: object, where: str) -> None:
+    """Check a table; what its own constructor refuses gets its place in the file too."""
+    try:
+        from_json(record, entry, where)
     except InvalidField as exc:
         if exc.field.startswith(where):
             raise

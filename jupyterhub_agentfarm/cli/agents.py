@@ -131,6 +131,7 @@ def _fields(agent: Mapping[str, Any], now: float) -> dict[str, object]:
         "kernels": ", ".join(agent["kernels"]) or "any",
         "projects": ", ".join(agent["projects"]) or UNKNOWN,
         "tasks": tasks or "none",
+        "kept": _kept(agent["kept_bytes"], agent["max_kept_bytes"]),
     }
 
 
@@ -141,6 +142,11 @@ def _server_row(server: Mapping[str, Any], now: float) -> tuple[object, ...]:
 
 def _hours(usage: Mapping[str, Any]) -> str | None:
     return f"{usage['gpu_hours']:.1f}" if usage else None
+
+
+def _kept(size: int, most: int) -> str:
+    shown = f"{size / 2**30:.3g} GiB of notebooks and files of tasks"
+    return f"{shown}, at most {most / 2**30:.3g} GiB" if most else shown
 
 
 def _of(used: object, most: float | None) -> str:

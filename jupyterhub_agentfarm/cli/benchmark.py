@@ -9,21 +9,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traitlets import Bool, Enum, Unicode
+from traitlets import Enum, Unicode
 
-from ..errors import ConfigError, RunFailed
+from ..errors import ConfigError
 from ..services.local import write_private
-from ..terminal.following import GOING, failure, follow, summary, verdict
-from ..terminal.parsing import Parsed
-from ..terminal.progress import bars
+from ..terminal.following import summary, verdict
+from ..terminal.parsing import Parsed, UsageError
 from ..terminal.quantities import UNKNOWN, age, duration
 from .command import Command
 
 if TYPE_CHECKING:
     from ..benchmark.client import BenchmarkClient
 
-_CLI = "jupyterhub_agentfarm.cli.benchmark"
-_FORMATS = ("html", "json", "csv", "md")
+_CLI = "jupyterhub_agentfarm.cli"
+FORMATS = ("html", "json", "csv", "md", "pdf")
 
 
 class Benchmark(Parsed):
@@ -32,34 +31,40 @@ class Benchmark(Parsed):
     command = "agentfarm benchmark"
     description = "Measure nodes and farm with real notebooks."
     subcommands = {
-        "suites": (f"{_CLI}.Suites", "List the suites"),
-        "run": (f"{_CLI}.Run", "Run a suite on all nodes at once, or on some"),
-        "list": (f"{_CLI}.Runs", "List the runs, the latest first"),
-        "show": (f"{_CLI}.ShowRun", "Show what came out of a run"),
-        "report": (f"{_CLI}.FetchReport", "Write the report of a run"),
+        "suites": (f"{_CLI}.benchmark.Suites", "List the suites"),
+        "run": (f"{_CLI}.benchmark_run.Run", "Run a suite on all nodes at once, or on some"),
+        "follow": (f"{_CLI}.benchmark_run.Follow", "Show the progress of a run until it has ended"),
+        "cancel": (f"{_CLI}.benchmark_run.Cancel", "End a run"),
+        "list": (f"{_CLI}.benchmark.Runs", "List the runs, the latest first"),
+        "show": (f"{_CLI}.benchmark.ShowRun", "Show what came out of a run"),
+        "report": (f"{_CLI}.benchmark.FetchReport", "Write the report of a run, alone or against another one"),
     }
 
 
-class _BenchmarkCommand(Command):
+class BenchmarkCommand(Command):
     """A command that talks to the benchmark service."""
 
     @asynccontextmanager
     async def service(self) -> AsyncIterator[BenchmarkClient]:
         """Give a client of the service for as long as the block runs."""
-        from ..benchmark.client import BenchmarkClient
-
-        client = BenchmarkClient(parent=self, **self.client_options())
+        client = self.client()
         try:
             yield client
         finally:
             await client.aclose()
 
+    def client(self) -> BenchmarkClient:
+        """Return a client of the service; it is closed by who asked for it."""
+        from ..benchmark.client import BenchmarkClient
 
-class Suites(_BenchmarkCommand):
+        return BenchmarkClient(parent=self, **self.client_options())
+
+
+class Suites(BenchmarkCommand):
     """List the suites."""
 
     command = "agentfarm benchmark suites"
-    description = "List the suites and their cases."
+    description = "List the suites, how they go and their cases."
 
     async def run(self) -> None:
         """Ask the service and write the list."""
@@ -68,75 +73,14 @@ class Suites(_BenchmarkCommand):
         if self.json:
             self.output.json({"suites": suites})
             return
-        rows = [(suite["name"], suite["title"], ", ".join(case["name"] for case in suite["cases"])) for suite in suites]
-        self.output.table(("NAME", "TITLE", "CASES"), rows, "There are no suites.")
+        rows = [
+            (suite["name"], suite["title"], suite_mode(suite), ", ".join(case["name"] for case in suite["cases"]))
+            for suite in suites
+        ]
+        self.output.table(("NAME", "TITLE", "MODE", "CASES"), rows, "There are no suites.")
 
 
-class Run(_BenchmarkCommand):
-    """Run a suite."""
-
-    command = "agentfarm benchmark run"
-    description = "Run a suite on all eligible nodes at once, or on those named, and write its report."
-    examples = "  agentfarm benchmark run smoke --nodes micro-1,gpu-1 --output smoke.html"
-    positionals = ("SUITE",)
-    nodes = Unicode("", help="Names of nodes, separated by commas. Default: all that are eligible.").tag(config=True)
-    output_file = Unicode("", help="File for the HTML report. Default: benchmark-RUN.html here.").tag(config=True)
-    no_wait = Bool(False, help="Start the run and end; `agentfarm benchmark show` tells how it is.").tag(config=True)
-    aliases = {**Command.aliases, "nodes": "Run.nodes", "output": "Run.output_file"}
-    flags = {
-        **Command.flags,
-        "no-wait": (
-            {"Run": {"no_wait": True}},
-            "Start the run and end; `agentfarm benchmark show` tells how it is.",
-        ),
-    }
-
-    async def run(self) -> None:
-        """Start the run, follow it, and write its report.
-
-        Raises
-        ------
-        RunFailed
-            A case failed, or the run did; the report is written all the same.
-        """
-        names = [name for name in (part.strip() for part in self.nodes.split(",")) if name] or None
-        async with self.service() as service:
-            started = await service.start(self.extra_args[0], names)
-            if self.no_wait:
-                self._started(started)
-                return
-            view = await self._follow(service, started["id"])
-            text = await service.report(view["id"], "html")
-        report = write(self.output_file or f"benchmark-{view['id']}.html", text)
-        self._ended(view, report)
-
-    def _started(self, started: Mapping[str, Any]) -> None:
-        if self.json:
-            self.output.json(started)
-        else:
-            self.output.line(f"run {started['id']} of suite {started['suite']} was started")
-
-    async def _follow(self, service: BenchmarkClient, run_id: str) -> dict[str, Any]:
-        """Show bars until the run ended; a stream that ends early is followed anew."""
-        self.output.note(f"run {run_id}; Ctrl-C stops watching, not the run")
-        with bars(self.output) as progress:
-            while True:
-                view = await follow(service.events(run_id), progress) or await service.run(run_id)
-                if view["state"] not in GOING:
-                    return view
-
-    def _ended(self, view: Mapping[str, Any], report: Path) -> None:
-        if self.json:
-            self.output.json({**view, "report": str(report)})
-        else:
-            for line in (*verdict(view), summary(view), f"Report: {report}"):
-                self.output.line(line)
-        why = failure(view)
-        if why is not None:
-            raise RunFailed(why)
-
-
-class Runs(_BenchmarkCommand):
+class Runs(BenchmarkCommand):
     """List the runs."""
 
     command = "agentfarm benchmark list"
@@ -151,11 +95,11 @@ class Runs(_BenchmarkCommand):
             return
         now = time.time()
         rows = [_run_row(run, now) for run in runs]
-        columns = ("ID", "SUITE", "STATE", "BY", "STARTED", "TOOK", "NODES", "DETAIL")
+        columns = ("ID", "SUITE", "STATE", "PASSED", "BY", "STARTED", "TOOK", "NODES", "DETAIL")
         self.output.table(columns, rows, "There were no runs yet: `agentfarm benchmark run smoke` makes one.")
 
 
-class ShowRun(_BenchmarkCommand):
+class ShowRun(BenchmarkCommand):
     """Show a run."""
 
     command = "agentfarm benchmark show"
@@ -173,27 +117,45 @@ class ShowRun(_BenchmarkCommand):
             self.output.line(line)
 
 
-class FetchReport(_BenchmarkCommand):
+class FetchReport(BenchmarkCommand):
     """Write the report of a run."""
 
     command = "agentfarm benchmark report"
-    description = "Write the report of a run to stdout, or to a file."
+    description = "Write the report of a run to stdout, or to a file; with --against, compared with an earlier run."
+    examples = "  agentfarm benchmark report RUN --against BASELINE --format pdf --output report.pdf"
     positionals = ("RUN",)
-    format = Enum(_FORMATS, "html", help="html, json, csv (the samples) or md.").tag(config=True)
+    format = Enum(FORMATS, "html", help="html, json, csv (the samples), md or pdf.").tag(config=True)
+    against = Unicode("", help="The run that it is compared with.").tag(config=True)
     output_file = Unicode("", help="File to write. Default: stdout.").tag(config=True)
-    aliases = {**Command.aliases, "format": "FetchReport.format", "output": "FetchReport.output_file"}
+    aliases = {
+        **Command.aliases,
+        "format": "FetchReport.format",
+        "against": "FetchReport.against",
+        "output": "FetchReport.output_file",
+    }
 
     async def run(self) -> None:
-        """Fetch the report and write it."""
+        """Fetch the report and write it.
+
+        Raises
+        ------
+        UsageError
+            A PDF would go to a terminal.
+        """
+        form = "json" if self.json else self.format
+        if form == "pdf" and not self.output_file and self.output.is_terminal:
+            raise UsageError("a PDF is not for a terminal: name a file with --output", self.command)
         async with self.service() as service:
-            text = await service.report(self.extra_args[0], "json" if self.json else self.format)
+            content = await service.report_file(self.extra_args[0], form, self.against or None)
         if self.output_file:
-            self.output.note(f"Report: {write(self.output_file, text)}")
+            self.output.note(f"Report: {write(self.output_file, content)}")
+        elif form == "pdf":
+            sys.stdout.buffer.write(content)
         else:
-            sys.stdout.write(text)
+            sys.stdout.write(content.decode())
 
 
-def write(name: str, text: str) -> Path:
+def write(name: str, content: bytes) -> Path:
     """Write a report to the file `name` and return its absolute path.
 
     Raises
@@ -203,16 +165,30 @@ def write(name: str, text: str) -> Path:
     """
     path = Path(name).absolute()
     try:
-        write_private(path, text)
+        write_private(path, content)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
     return path
 
 
+def suite_mode(suite: Mapping[str, Any]) -> str:
+    """Return how a suite goes, as in "3 times", "4h", "ramp 1, 2, all"."""
+    mode = suite.get("mode", "once")
+    if mode == "duration":
+        return duration(suite["duration_seconds"])
+    if mode == "repeat":
+        return f"{suite['repeat']} times"
+    if mode == "ramp":
+        steps = ", ".join(str(step) if step else "all" for step in suite["ramp"])
+        return f"ramp {steps}" if steps else "ramp"
+    return "once"
+
+
 def _run_row(run: Mapping[str, Any], now: float) -> tuple[object, ...]:
     took = UNKNOWN
-    if run["started_at"] is not None and run["ended_at"] is not None:
-        took = duration(run["ended_at"] - run["started_at"])
+    if run["started_at"] is not None:
+        took = duration((run["ended_at"] or now) - run["started_at"])
     nodes = ", ".join(node["name"] for node in run["nodes"] if not node["skipped"])
+    passed = {True: "yes", False: "no"}.get(run.get("passed"), UNKNOWN)  # type: ignore[arg-type]
     started = age(run["started_at"], now)
-    return (run["id"], run["suite"], run["state"], run["requested_by"], started, took, nodes, run["detail"])
+    return (run["id"], run["suite"], run["state"], passed, run["requested_by"], started, took, nodes, run["detail"])

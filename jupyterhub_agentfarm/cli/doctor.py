@@ -18,6 +18,7 @@ from . import site_checks
 from .command import Command
 from .environment_checks import check_environment
 from .findings import Finding, fail, ok
+from .login_checks import check_logins
 from .node_checks import check_node
 from .project_checks import check_projects
 from .stray_checks import check_strays
@@ -60,6 +61,7 @@ class Doctor(Command):
         findings += site_checks.check_runtime_dir(runtime)
         findings += await asyncio.to_thread(self._ports, runtime)
         if settings:
+            findings += check_logins(settings)
             findings.append(await site_checks.check_proxy(settings))
             findings += await site_checks.check_databases(settings, path.parent)
         findings += await self._farm_findings()

@@ -27,6 +27,7 @@ _REQUEST_SECONDS = 5
 _READ_CONFIG = """
 import json, os, sys
 from traitlets.config.loader import PyFileConfigLoader
+from jupyterhub_agentfarm.cli.login_checks import KEY, logins_of
 path = os.path.abspath(sys.argv[1])
 config = PyFileConfigLoader(os.path.basename(path), path=os.path.dirname(path)).load_config()
 names = [("JupyterHub", "bind_url"), ("JupyterHub", "ip"), ("JupyterHub", "port"), ("JupyterHub", "ssl_cert"),
@@ -40,6 +41,9 @@ for service in services if isinstance(services, list) else []:
     app = {"agentfarm": "ControllerApp", "benchmark": "BenchmarkApp", "agents": "AgentsApp"}.get(service.get("name"))
     if folder and app:
         found.setdefault(f"{app}.db_url", f"sqlite:///{folder}/{service['name']}.sqlite")
+logins = logins_of(config)
+if logins:
+    found[KEY] = logins
 print(json.dumps(found, default=str))
 """
 

@@ -34,8 +34,9 @@ from ..records_schema import Rules, Schema, Schemas
 from ..server.versions import ServerEnvironment
 from ..services.description import REFUSALS, SECURITY, DescriptionHandler
 from ..services.handlers import NoOrder
-from . import handlers
+from . import handlers, keeping
 from .handlers import MAX_GRACE_SECONDS, MAX_HISTORY, MAX_LOG_LINES, MarkOrder, ScanOrder
+from .keeping import GiveBackOrder, KeepOrder
 from .owner_handlers import OwnerLimitsHandler
 from .strays import Strays
 from .usage import OwnerUsage, PoolUsage
@@ -117,6 +118,7 @@ RULES: Rules = {
     },
     ScanOrder: {"host": _HOST, "port": _PORT},
     MarkOrder: {"deadline_seconds": {"minimum": 0}},
+    KeepOrder: {"deadline_seconds": {"minimum": 0}, "owner": {"minLength": 1}},
 }
 
 
@@ -162,6 +164,10 @@ def _nodes(schemas: Schemas) -> list[Operation]:
         Operation("POST", "nodes/{name}/cordon", marks, view, body=mark, errors=missing),
         Operation("POST", "nodes/{name}/drain", marks, view, body=mark, errors=missing),
         Operation("POST", "nodes/{name}/uncordon", marks, view, body=none, errors=missing),
+        Operation("POST", "nodes/{name}/keep", keeping.KeepHandler, view, body=schemas.accepted(KeepOrder),
+                  errors=(*missing, ConflictError)),
+        Operation("POST", "nodes/{name}/give-back", keeping.GiveBackHandler, view,
+                  body=schemas.accepted(GiveBackOrder), errors=missing),
     ]  # fmt: skip
 
 

@@ -128,6 +128,15 @@ class FarmClient(Configurable):
         body = {"reason": reason, "deadline_seconds": deadline_seconds}
         return dict(await self._request("POST", f"nodes/{name}/drain", body))
 
+    async def keep(self, name: str, owner: str, reason: str, deadline_seconds: float | None = None) -> dict[str, Any]:
+        """Drain a node for the servers of one owner, if no admin marked it; return its NodeView."""
+        body = {"owner": owner, "reason": reason, "deadline_seconds": deadline_seconds}
+        return dict(await self._request("POST", f"nodes/{name}/keep", body))
+
+    async def give_back(self, name: str, owner: str) -> dict[str, Any]:
+        """End a drain for the servers of one owner, and no other mark; return the NodeView."""
+        return dict(await self._request("POST", f"nodes/{name}/give-back", {"owner": owner}))
+
     async def restart_noded(self, name: str) -> dict[str, Any]:
         """Start a node's noded anew, servers go on; return the NodeView.
 

@@ -22,7 +22,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import ConflictError, InvalidField, NotFoundError, TransportError
 from ..inventory import Database, Inventory
 from ..inventory.watch import Event, NodeChanged, NodeRemoved, TelemetryArrived
-from ..models import LaunchOrder, Lease, LeaseEnd, Node, PlacementRequest
+from ..models import LaunchOrder, Lease, LeaseEnd, Mark, Node, PlacementRequest
 from ..placement import LeaseBook, NodeView, OwnerLimitBook, Placement, PlacementPolicy
 from ..records import from_json
 from ..server.versions import ServerEnvironment
@@ -206,6 +206,14 @@ class Farm(LoggingConfigurable):
         self._reconciler.wake()
         return node
 
+    async def keep_node(self, name: str, owner: str, reason: str, by: str, deadline_seconds: float | None) -> Node:
+        """Empty a node for the servers of `owner`; after the deadline those of all others are stopped."""
+        now = time.time()
+        deadline_at = None if deadline_seconds is None else now + deadline_seconds
+        node = await self.inventory.keep(name, Mark(reason, now, by, deadline_at, owner))
+        self._reconciler.wake()
+        return node
+
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _node_event(self, event: Event) -> None:
@@ -246,4 +254,5 @@ class Farm(LoggingConfigurable):
             self.events.tell("node", lease.node)
         if not lease.alive:
             self.exits.note(lease)
+        if not lease.alive or lease.state == "stopping":
             self._reconciler.wake()

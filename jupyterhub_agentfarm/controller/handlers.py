@@ -15,6 +15,7 @@ from ..services.handlers import NoOrder, PageHandler
 from ..services.sse import stream_events
 from ..transport import fetch_host_key
 from .farm_handler import LEASES_MANAGE, LEASES_READ, NODES_MANAGE, NODES_READ, FarmHandler
+from .keeping import GiveBackHandler, KeepHandler
 from .metrics_page import MetricsHandler
 from .owner_handlers import OwnerLimitsHandler
 from .projects import projects_of
@@ -319,6 +320,8 @@ ROUTES: list[tuple[Any, ...]] = [
     (rf"api/v1/nodes/{_NODE}", NodeHandler),
     (rf"api/v1/nodes/{_NODE}/environment", EnvironmentHandler),
     (rf"api/v1/nodes/{_NODE}/restart-noded", RestartNodedHandler),
+    (rf"api/v1/nodes/{_NODE}/keep", KeepHandler),
+    (rf"api/v1/nodes/{_NODE}/give-back", GiveBackHandler),
     (rf"api/v1/nodes/{_NODE}/strays", StraysHandler),
     (rf"api/v1/nodes/{_NODE}/projects", ProjectsHandler),
     (rf"api/v1/nodes/{_NODE}/(cordon|uncordon|drain)", NodeMarkHandler),

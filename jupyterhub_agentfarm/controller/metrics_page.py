@@ -60,4 +60,5 @@ class MetricsHandler(ServiceHandler):
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         nodes = farm.inventory.all_nodes()
         names = [node.name for node in nodes]
-        await self.finish(farm.exits.text(names) + refusals_text(names, farm.inventory.refused) + starts_text(nodes))
+        ended = farm.exits.text(names) + refusals_text(names, farm.inventory.refused)
+        await self.finish(ended + starts_text(nodes) + self.service.request_durations.text())

@@ -40,6 +40,11 @@ def notice_of(node: Node) -> Notice | None:
     return Notice(f"{node.name} is drained{why}", drain.at, drain.deadline_at)
 
 
+def _notice_for(lease: Lease, node: Node) -> Notice | None:
+    """Return what a server should show: a node that is kept for its owner is not drained of it."""
+    return None if node.kept_for(lease.owner) else notice_of(node)
+
+
 class Notices:
     """What each server was told.
 
@@ -71,14 +76,14 @@ class Notices:
         node = self._node(lease)
         if node is None or self._retry_at.get(lease.id, 0) > time.monotonic():
             return False
-        return lease.id not in self._told or self._told[lease.id] != notice_of(node)
+        return lease.id not in self._told or self._told[lease.id] != _notice_for(lease, node)
 
     async def tell(self, lease: Lease) -> None:
         """Tell a server what it should show; a failure is tried again."""
         node = self._node(lease)
         if node is None:
             return
-        notice = notice_of(node)
+        notice = _notice_for(lease, node)
         try:
             await self._farm.inventory.link(node.name).client.notify(lease.id, notice)
         except AgentFarmError as exc:

@@ -260,7 +260,7 @@ class Reconciler:
             if node.state == "down" and self._farm.book.on_node(node.name):
                 self._tasks.start_single(self._give_up(node.name), f"giving up {node.name}")
             if node.drain is not None and node.drain.deadline_at is not None and node.drain.deadline_at <= now:
-                self._stop_all(node.name, f"node {node.name} was drained: {node.drain.reason}")
+                self._stop_all(node.name, f"node {node.name} was drained: {node.drain.reason}", node.drain.kept_for)
         self._kernels.refresh(now)
         alive = self._farm.book.alive()
         for lease in alive:
@@ -291,7 +291,7 @@ class Reconciler:
         elif self._notices.due(lease):
             self._tasks.start_single(self._notices.tell(lease), f"telling {lease.id}")
 
-    def _stop_all(self, name: str, detail: str) -> None:
+    def _stop_all(self, name: str, detail: str, kept_for: str) -> None:
         for lease in self._farm.book.on_node(name):
-            if lease.state != "stopping":
+            if lease.state != "stopping" and (not kept_for or lease.owner != kept_for):
                 self._tasks.start_single(self._farm.release(lease.id, 10, detail, "drained"), f"stopping {lease.id}")

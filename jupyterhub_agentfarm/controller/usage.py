@@ -25,6 +25,9 @@ class OwnerUsage:
     #: GPU-seconds within the window, those of running servers included.
     gpu_seconds: float
     max_gpu_seconds: float | None
+    #: When the owner, who has used up the hours or whose group has, may start a server with a GPU again if nothing more
+    #: is used until then; null: the owner may now, or never will.
+    gpu_hours_free_at: float | None = None
     #: What an admin, or the service that registered an agent, allowed this owner; null: nothing of the kind.
     own_limits: OwnerLimits | None = None
 
@@ -73,8 +76,16 @@ class UsageReport:
             max_gpus=smaller(policy.max_gpus(groups), own.gpus),
             gpu_seconds=self._book.usage.gpu_seconds(owner, now),
             max_gpu_seconds=None if hours is None else hours * 3600,
+            gpu_hours_free_at=self._free_at(owner, hours, groups),
             own_limits=None if own == NO_OWNER_LIMITS else own,
         )
+
+    def _free_at(self, owner: str, hours: float | None, groups: tuple[str, ...]) -> float | None:
+        """Return when the owner may have a GPU again; None: now, or never."""
+        now = self._book.now()
+        own = now if hours is None else self._book.usage.frees_at(owner, hours, now)
+        pool = self._pools.hours_free_at(groups, now)
+        return None if own is None or pool is None or max(own, pool) <= now else max(own, pool)
 
     def of_all(self) -> list[OwnerUsage]:
         """Return the use of everybody who has something, used GPUs within the window or has own limits, by name."""

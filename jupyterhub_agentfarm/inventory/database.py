@@ -5,7 +5,8 @@ when it returns, rolled back when it raises. Work from many tasks is done one af
 calls, so that what one transaction reads is still true when it writes.
 
 SQLite runs with a write-ahead log and begins every transaction as a writer (``BEGIN IMMEDIATE``), so a second process
-waits instead of failing half-way. Its file has mode 0600. PostgreSQL is reached through psycopg.
+waits instead of failing half-way. Its file has mode 0600, and its connection is kept: taking one from the pool and
+giving it back is a tenth of a small transaction. PostgreSQL is reached through psycopg.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Database:
         self._url = parse_url(url, option)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agentfarm-database")
         self._engine: Engine | None = None
+        #: SQLite's; PostgreSQL's are looked at before each transaction, because its server may have been restarted.
+        self._kept: Connection | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -132,6 +135,11 @@ class Database:
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         if self._engine is None:
             raise FarmUnavailable(f"the database of {self._option} is not open yet")
+        if self._kept is not None:
+            with self._kept.begin():
+                # Not by an event of the engine: SQLAlchemy then looks for listeners at every step of every statement.
+                self._kept.exec_driver_sql("BEGIN IMMEDIATE")
+                return work(self._kept)
         with self._engine.begin() as connection:
             return work(connection)
 
@@ -140,6 +148,8 @@ class Database:
             return
         try:
             self._engine = self._make_engine()
+            if self._url.get_backend_name() == "sqlite":
+                self._kept = self._engine.connect()
             self._transaction(self._prepare_schema)
         except ModuleNotFoundError as exc:
             raise ConfigError(
@@ -160,7 +170,6 @@ class Database:
             _private_file(Path(self._url.database))
         engine = sa.create_engine(self._url, connect_args={"timeout": BUSY_SECONDS})
         event.listen(engine, "connect", _on_sqlite_connect)
-        event.listen(engine, "begin", _on_sqlite_begin)
         return engine
 
     def _prepare_schema(self, connection: Connection) -> None:
@@ -179,6 +188,9 @@ class Database:
             connection.execute(_schema.update().values(version=SCHEMA_VERSION))
 
     def _dispose(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
@@ -210,7 +222,3 @@ def _on_sqlite_connect(dbapi_connection: Any, _record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _on_sqlite_begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

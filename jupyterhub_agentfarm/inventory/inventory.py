@@ -248,6 +248,40 @@ class Inventory(NodeStates, LoggingConfigurable):
             await self._open_store().mark(name, "drain", mark)
             return self._change(name, drain=mark)
 
+    async def keep(self, name: str, mark: Mark) -> Node:
+        """Drain a node for the servers of one owner, whom `mark` names.
+
+        Raises
+        ------
+        ConflictError
+            It is cordoned or drained already, by an admin or for another owner.
+        NotFoundError
+            There is no node of this name.
+        """
+        async with self._changes:
+            node = self.node(name)
+            other = node.cordon or node.drain
+            if other is not None and other.kept_for != mark.kept_for:
+                why = f": {other.reason}" if other.reason else ""
+                raise ConflictError(f"node {name} was {node.status} by {other.by}{why}")
+            await self._open_store().mark(name, "drain", mark)
+            return self._change(name, drain=mark)
+
+    async def give_back(self, name: str, owner: str) -> Node:
+        """End a drain for the servers of `owner`; every other mark stays.
+
+        Raises
+        ------
+        NotFoundError
+            There is no node of this name.
+        """
+        async with self._changes:
+            node = self.node(name)
+            if node.drain is None or node.drain.kept_for != owner:
+                return node
+            await self._open_store().unmark(name, ("drain",))
+            return self._change(name, drain=None)
+
     async def uncordon(self, name: str) -> Node:
         """End a cordon and a drain; a node without either stays as it is.
 

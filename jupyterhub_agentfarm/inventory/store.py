@@ -39,6 +39,7 @@ node_marks = sa.Table(
     sa.Column("at", sa.Float(53), nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("deadline_at", sa.Float(53)),
+    sa.Column("kept_for", sa.Text),
 )
 
 
@@ -101,7 +102,7 @@ class NodeStore:
 
     async def mark(self, name: str, kind: MarkKind, mark: Mark) -> None:
         """Keep a mark, in place of an older one of its kind."""
-        values = {"reason": mark.reason, "at": mark.at, "by": mark.by, "deadline_at": mark.deadline_at}
+        values = to_json(mark)
 
         def _replace(connection: Connection) -> None:
             connection.execute(_marks(name, (kind,)))
@@ -109,9 +110,9 @@ class NodeStore:
 
         await self._database.run(_replace)
 
-    async def unmark(self, name: str) -> None:
-        """Forget every mark of a node."""
-        await self._database.run(lambda connection: connection.execute(_marks(name, ("cordon", "drain"))))
+    async def unmark(self, name: str, kinds: tuple[MarkKind, ...] = ("cordon", "drain")) -> None:
+        """Forget marks of a node."""
+        await self._database.run(lambda connection: connection.execute(_marks(name, kinds)))
 
 
 def _marks(name: str, kinds: tuple[MarkKind, ...]) -> sa.Delete:
@@ -123,5 +124,5 @@ def _load(connection: Connection) -> StoredNodes:
     specs = tuple(from_json(NodeSpec, json.loads(row.spec), f"added_nodes.{row.name}") for row in rows)
     marks: dict[str, dict[str, Mark]] = {"cordon": {}, "drain": {}}
     for row in connection.execute(sa.select(node_marks)).all():
-        marks[row.kind][row.name] = Mark(row.reason, row.at, row.by, row.deadline_at)
+        marks[row.kind][row.name] = Mark(row.reason, row.at, row.by, row.deadline_at, row.kept_for or "")
     return StoredNodes(specs, marks["cordon"], marks["drain"])

@@ -69,16 +69,25 @@ def named_node(view: NodeView, request: PlacementRequest, limits: Limits) -> Ref
 
 
 def avoided(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
-    """Refuse the nodes on which the same start failed a moment ago."""
-    if view.node.name in request.avoid:
+    """Refuse the nodes on which the same start failed a moment ago, and those that the owner would rather not have.
+
+    Of the latter the request is cleared where no other node can take it now: see :meth:`.Placement.place`.
+    """
+    name = view.node.name
+    if name in request.avoid:
         return Refusal("avoided", "could not start the server a moment ago", later=False)
+    if name in request.options.avoid:
+        return Refusal("avoided", "is to be avoided as long as another node can take it", later=True)
     return None
 
 
 def eligible(view: NodeView, request: PlacementRequest, limits: Limits) -> Refusal | None:
-    """Refuse a node that is not ready, is cordoned or draining, or whose servers are not known yet."""
+    """Refuse a node that is not ready, is cordoned or draining, or whose servers are not known yet.
+
+    A node that was drained for the owner takes what the owner asks of it by name.
+    """
     node = view.node
-    if not node.eligible:
+    if not node.eligible and not (request.options.node == node.name and node.kept_for(request.owner)):
         mark = node.drain or node.cordon
         why = mark.reason if node.state == "ready" and mark is not None else ""
         return Refusal("not_eligible", f"is {node.status}" + (f": {why}" if why else ""), later=True)

@@ -19,7 +19,7 @@ What is held
     meanwhile, and a server without a GPU does not wait behind those who wait for one. A request that waits for its
     owner's quota holds nothing: no node is what it waits for. One that waits for a pool, of which all members of a
     group hold together, holds as many GPUs or servers of the pool as it asks for against members behind it, and none of
-    any node; it is overtaken by the group's members only.
+    any node; it is overtaken by the group's members only. Nothing is held on a node that was drained for another owner.
 
 With `fairness = "none"` the order within a priority is that of arrival.
 """
@@ -90,7 +90,9 @@ class Holds:
     def hold(self, request: PlacementRequest, views: Iterable[NodeView]) -> None:
         """Hold, for a request that has to wait, what it waits for on these nodes."""
         for view in views:
-            name = view.node.name
+            name, drain = view.node.name, view.node.drain
+            if drain is not None and drain.kept_for not in ("", request.owner):
+                continue
             held = self._by_node.get(name, NOTHING_HELD)
             wanted = matching_gpus(view, request.options) if request.options.gpus else ()
             self._by_node[name] = Held(

@@ -82,7 +82,8 @@ class Placement:
     async def place(self, request: PlacementRequest) -> Lease:
         """Return a granted lease, or one that waits; for the same request again, the one that is there.
 
-        A lease that is being stopped does not count: its successor may start elsewhere meanwhile.
+        A lease that is being stopped does not count: its successor may start elsewhere meanwhile. A node that the
+        options name as one to avoid is chosen only when no other one can take the request now.
 
         Raises
         ------
@@ -245,13 +246,29 @@ class Placement:
 
     def _decide(self, request: PlacementRequest, limits: Limits, holds: Holds) -> Decision:
         self._sync()
-        return self._policy.choose(self._owners.applied(request), self._index, holds.under(limits), holds)
+        asked, within = self._owners.applied(request), holds.under(limits)
+        decision = self._policy.choose(asked, self._index, within, holds)
+        if decision.node is None and asked.options.avoid:
+            anywhere = replace(asked, options=replace(asked.options, avoid=()))
+            return self._policy.choose(anywhere, self._index, within, holds)
+        return decision
 
     def _limits(self, request: PlacementRequest) -> Limits:
-        mine = [lease for lease in self._book.of_owner(request.owner) if lease.state != "waiting"]
+        mine = [lease for lease in self._book.of_owner(request.owner) if self._counts(lease)]
         pools = self._pools.of(request.groups)
         own = self._owners.of(request.owner)
         return self._policy.limits(request, sum(len(lease.gpus) for lease in mine), len(mine), pools, own)
+
+    def _counts(self, lease: Lease) -> bool:
+        """Whether a lease counts against its owner's limits.
+
+        One that was given up does not while its node cannot be reached: nobody has anything of it, what may be left
+        there ends when the node is back, and until then its owner could not go on anywhere else.
+        """
+        if lease.state != "stopping":
+            return lease.state != "waiting"
+        entry = self._index.entries.get(lease.node or "")
+        return entry is not None and entry.view.node.state == "ready"
 
     def _stamp(self, leases: list[Lease]) -> Hashable:
         """Return what changes when somebody who waits may be answered otherwise."""

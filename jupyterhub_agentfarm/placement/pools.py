@@ -53,6 +53,17 @@ class Pools:
         """Return the GPU-seconds that the members of a group that has a pool used within the window."""
         return self._counted().usage.gpu_seconds(group, self._book.now())
 
+    def hours_free_at(self, groups: Iterable[str], now: float) -> float | None:
+        """Return when no pool of these groups is used up any more; now where none is; None: never."""
+        limits = self._policy.group_pool_gpu_hours
+        times = [now]
+        for group in {*groups}.intersection(limits):
+            at = self._counted().usage.frees_at(group, limits[group], now)
+            if at is None:
+                return None
+            times.append(at)
+        return max(times)
+
     def check_gpu_hours(self, groups: Iterable[str]) -> None:
         """Refuse a member of these groups when the hours of one are used up.
 

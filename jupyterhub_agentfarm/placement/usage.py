@@ -131,6 +131,17 @@ class UsageBook:
             return now
         return max(now, curve.reached(curve.until(now) - gpu_seconds) + self.window_seconds)
 
+    def frees_at(self, owner: str, max_gpu_hours: float, now: float) -> float | None:
+        """Return when an owner at this limit has an hour of it again, or all of a smaller one; None: never.
+
+        Who uses nothing more until then has it then; who is below the limit has it now.
+        """
+        if max_gpu_hours <= 0:
+            return None
+        if self.gpu_seconds(owner, now) < max_gpu_hours * HOUR_SECONDS:
+            return now
+        return self.falls_to(owner, (max_gpu_hours - min(1.0, max_gpu_hours)) * HOUR_SECONDS, now)
+
     def owners(self, now: float) -> list[str]:
         """Return those who used something within the window, by name; forget those of before."""
         for owner in [name for name, curve in self._curves.items() if not curve.gpus and not self._lately(name, now)]:
@@ -158,9 +169,7 @@ class UsageBook:
         used = self.gpu_seconds(owner, now)
         if max_gpu_hours is None or used < max_gpu_hours * HOUR_SECONDS:
             return
-        free_hours = min(1.0, max_gpu_hours)
-        limit_seconds = max_gpu_hours * HOUR_SECONDS
-        frees_at = self.falls_to(owner, limit_seconds - free_hours * HOUR_SECONDS, now) if free_hours else None
+        free_hours, frees_at = min(1.0, max_gpu_hours), self.frees_at(owner, max_gpu_hours, now)
         facts = {"quota": "gpu_hours", "used": used / HOUR_SECONDS, "limit": max_gpu_hours, "frees_at": frees_at}
         raise QuotaExceeded(_sentence(called or owner, self.window_seconds, facts, free_hours), facts)
 

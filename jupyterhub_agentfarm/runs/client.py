@@ -8,6 +8,7 @@ same key gives the same run.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -118,8 +119,8 @@ class ServerRuns:
         self._headers = headers
         self._timeout = aiohttp.ClientTimeout(total=request_seconds)
 
-    async def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Submit a run and return it."""
+    async def submit(self, body: Mapping[str, Any] | bytes) -> dict[str, Any]:
+        """Submit a run, as an object or as its JSON, and return it."""
         return await self._request("POST", "", body)
 
     async def get(self, run_id: str) -> dict[str, Any]:
@@ -162,7 +163,10 @@ class ServerRuns:
 
     async def _request(self, method: str, path: str, body: Any = None, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
         """Return a decoded answer."""
-        async with self._asked(method, path, json=body) as response:
+        content: dict[str, Any] = {"json": body}
+        if isinstance(body, bytes):
+            content = {"data": io.BytesIO(body), "headers": {"Content-Type": "application/json"}}
+        async with self._asked(method, path, **content) as response:
             data = _decoded(await self._whole(response.content.iter_chunked(2**16), "an answer", most))
         if not isinstance(data, dict):
             raise RunFailed(f"the server on {self._node} answered {method} {path} with no JSON object")
@@ -190,7 +194,7 @@ class ServerRuns:
         """Give the answer of a request that the server took."""
         about: dict[str, Any] = {
             "timeout": self._timeout,
-            "headers": await self._headers(),
+            "headers": {**await self._headers(), **options.pop("headers", {})},
             "allow_redirects": False,
         } | options
         # A path that is quoted already would otherwise be quoted anew, or its %2F taken for a slash.

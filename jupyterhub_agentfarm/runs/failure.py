@@ -8,6 +8,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+from .failing_line import failing_line
 from .models import CellError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -30,25 +31,25 @@ def cell_error(index: int, cell: NotebookNode, reply: Mapping[str, Any]) -> Cell
     reply
         Content of the kernel's `execute_reply` with status `error`.
     """
-    traceback = _COLOUR.sub("", "\n".join(map(str, reply.get("traceback") or [])))
-    line = _line(traceback, cell.get("execution_count"))
+    traceback = _COLOUR.sub("", "\n".join(map(str, reply.get("traceback") or [])))[-_MAX_TRACEBACK_CHARACTERS:]
+    value = _COLOUR.sub("", str(reply.get("evalue", ""))).strip()[:_MAX_VALUE_CHARACTERS]
     lines = cell.source.splitlines()
+    line = failing_line(lines, cell.get("execution_count"), value, traceback)
     return CellError(
         cell=index,
         line=line,
-        source_line=lines[line - 1][:_MAX_LINE_CHARACTERS] if line is not None and 0 < line <= len(lines) else None,
+        source_line=_text(lines, line)[:_MAX_LINE_CHARACTERS] or None,
         ename=str(reply.get("ename", ""))[:_MAX_NAME_CHARACTERS],
-        evalue=_COLOUR.sub("", str(reply.get("evalue", "")))[:_MAX_VALUE_CHARACTERS],
+        evalue=value,
         traceback=_last_lines(traceback),
     )
 
 
+def _text(lines: list[str], line: int | None) -> str:
+    """Return the text of a line; of one that is not known the first that says something."""
+    return lines[line - 1] if line is not None else next((text for text in lines if text.strip()), "")
+
+
 def _last_lines(traceback: str) -> tuple[str, ...]:
-    lines = traceback[-_MAX_TRACEBACK_CHARACTERS:].splitlines()[-_MAX_TRACEBACK_LINES:]
+    lines = traceback.splitlines()[-_MAX_TRACEBACK_LINES:]
     return tuple(line[:_MAX_LINE_CHARACTERS] for line in lines)
-
-
-def _line(traceback: str, execution_count: int | None) -> int | None:
-    """Return the line of the cell that IPython's traceback names first, which is the outermost frame's."""
-    match = re.search(rf"Cell In\[{execution_count}\], line (\d{{1,9}})", traceback)
-    return int(match[1]) if match else None

@@ -73,8 +73,9 @@ class CellError:
 
     #: Index of the cell in the executed notebook.
     cell: int
-    #: Line in the cell, from 1, and its text; None where the traceback does not tell.
+    #: Line in the cell, from 1; None where the kernel does not tell.
     line: int | None
+    #: That line's text; where the line is not known, the first of the cell that is not empty.
     source_line: str | None
     ename: str
     evalue: str

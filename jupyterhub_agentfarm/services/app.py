@@ -21,6 +21,7 @@ import os
 import signal
 import ssl
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +38,7 @@ from ..traitlets import ByteSize
 from . import hub, local, tls
 from .bounds import BoundedApplication
 from .handlers import CallbackHandler, NotFoundHandler
+from .request_durations import RequestDurations
 from .takeover import ServiceLock
 
 #: Longer bodies end the connection; up to here they are read, if only to answer that they are too long.
@@ -178,11 +180,17 @@ class ServiceApp(Application):
         package.setLevel(self.log.level)
         package.propagate = False
 
+    @cached_property
+    def request_durations(self) -> RequestDurations:
+        """How long requests took."""
+        return RequestDurations(self.name)
+
     def log_request(self, handler: web.RequestHandler) -> None:
-        """Log a request without its query, which may hold a token."""
+        """Count a request, and log it without its query, which may hold a token."""
         status, request = handler.get_status(), handler.request
         level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.ERROR
         seconds = request.request_time()
+        self.request_durations.add(type(handler), status, seconds)
         self.log.log(
             level, "%d %s %s (%s) %.0f ms", status, request.method, request.path, request.remote_ip, seconds * 1e3
         )

@@ -3,12 +3,15 @@
 tornado reads a body before it asks the handler, so that whoever may not even be here fills memory. Here the request is
 identified when its headers came. The body of one that is refused is read and dropped, and then answered: an answer in
 the middle of a body often does not arrive.
+
+What is answered before tornado has looked for a body ends the connection. Such an answer says so: a proxy that keeps
+its connections would send the next request on one that is being closed.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tornado import web
 
@@ -30,6 +33,7 @@ class LargeBodyHandler(ServiceHandler):
     _refusal: Exception | None = None
     _place: tuple[str, str] | None = None
     _complete = False
+    _prepared = False
 
     async def prepare(self) -> None:
         """Identify who asks; a refusal is kept until the body has been dropped."""
@@ -40,6 +44,13 @@ class LargeBodyHandler(ServiceHandler):
             if self.request.method != "POST":
                 raise
             self._refusal = exc
+        self._prepared = True
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer an error; one that comes before the body is the last answer on its connection."""
+        if not self._prepared:
+            self.set_header("Connection", "close")
+        super().write_error(status_code, **kwargs)
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body, or drop it when the request is refused."""

@@ -33,12 +33,12 @@ def default_runtime_dir() -> Path:
 
 
 @contextlib.contextmanager
-def _written(path: Path, text: str) -> Iterator[Path]:
-    """A file of mode 0600 beside `path` that holds `text`; it is gone at the end unless it was moved."""
+def _written(path: Path, content: str | bytes) -> Iterator[Path]:
+    """A file of mode 0600 beside `path` that holds `content`; it is gone at the end unless it was moved."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         yield Path(name)
@@ -46,9 +46,9 @@ def _written(path: Path, text: str) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace the file at `path` by one with mode 0600 that holds `text`, all at once."""
-    with _written(path, text) as new:
+def write_private(path: Path, content: str | bytes) -> None:
+    """Replace the file at `path` by one with mode 0600 that holds `content`, text as UTF-8, all at once."""
+    with _written(path, content) as new:
         new.replace(path)
 
 

@@ -80,7 +80,10 @@ def error_lines(task: Mapping[str, Any]) -> list[str]:
     if error is None:
         return []
     where = "" if error["cell"] is None else f"cell {error['cell']}"
+    text = (error["source_line"] or "").strip()
     if error["line"] is not None:
-        where += f", line {error['line']}: {(error['source_line'] or '').strip()}"
+        where += f", line {error['line']}: {text}"
+    elif where and text:
+        where += f", line unknown; the cell begins with: {text}"
     said = f"{error['ename']}: {error['evalue']}" if error["evalue"] else error["ename"]
     return [clean(line) for line in (where, said) if line]

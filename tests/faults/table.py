@@ -23,8 +23,7 @@ from typing import Literal
 
 #: What limits of time are multiplied with before a test fails: on a machine that others use too they say little.
 SLACK = float(os.environ.get("FAULTS_SLACK", "1"))
-#: "published": at most, but what exceeds it is shown as not met and fails nothing; the note says why.
-Kind = Literal["at most", "at least", "exactly", "published"]
+Kind = Literal["at most", "at least", "exactly"]
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,17 @@ class Figure:
     @property
     def passed(self) -> bool:
         """Whether the limit is kept."""
-        return self.value <= self.limit if self.kind == "published" else self.within(1)
+        return self.within(1)
 
     def within(self, slack: float) -> bool:
         """Whether the limit is kept; one of time may be exceeded by the factor `slack`."""
-        if self.kind == "published":
-            return True
         if self.kind == "at most":
             return self.value <= self.limit * (slack if self.unit in ("s", "ms") else 1)
         return self.value >= self.limit if self.kind == "at least" else self.value == self.limit
 
     def cells(self) -> tuple[str, ...]:
         """Return the row of the table."""
-        sign = {"at most": "≤", "at least": "≥", "exactly": "=", "published": "≤"}[self.kind]
+        sign = {"at most": "≤", "at least": "≥", "exactly": "="}[self.kind]
         unit = f" {self.unit}" if self.unit else ""
         note = f" ({self.note})" if self.note else ""
         return (
@@ -66,11 +63,9 @@ class Figure:
         )
 
     def verdict(self) -> str:
-        """Return "pass", "late" when a time is within the slack only, "not met" when that is known, or "FAIL"."""
+        """Return "pass", "late" when a time is within the slack only, or "FAIL"."""
         if self.passed:
             return "pass"
-        if self.kind == "published":
-            return "not met"
         return "late" if self.within(SLACK) else "FAIL"
 
 

@@ -65,6 +65,8 @@ CONTROLLER: dict[str, Row] = {
     "POST api/v1/nodes/NODE/cordon": CHANGE,
     "POST api/v1/nodes/NODE/uncordon": CHANGE,
     "POST api/v1/nodes/NODE/drain": CHANGE,
+    "POST api/v1/nodes/NODE/keep": CHANGE,
+    "POST api/v1/nodes/NODE/give-back": CHANGE,
     "GET api/v1/leases": ALL,
     "POST api/v1/leases": CHANGE,
     "GET api/v1/leases/LEASE": OWN,

@@ -18,9 +18,12 @@ import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
+from configured_hub import configured
 from cryptography import x509
 from hub_process import HubProcess, hub_process
+from mcp_client import mcp_session
 from ssh_node import ssh_node
+from tasks_hub import LINES, TasksHub
 from waiting import eventually
 
 from jupyterhub_agentfarm.benchmark.client import BenchmarkClient
@@ -36,22 +39,42 @@ FILES = ("server.key", "server.crt", "ca.crt")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def hub() -> AsyncIterator[HubProcess]:
-    """Run a Hub with internal_ssl, both services and one node of two simulated GPUs."""
+    """Run a Hub with internal_ssl, all services and one node of two simulated GPUs."""
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(ssh_node("n1", NODE, sys.executable, 2))
         # The Hub is called at an address that JupyterHub's own certificate for it does not name by itself.
         environment = {
             "AGENTFARM_INTERNAL_SSL": "1",
-            "AGENTFARM_SERVICES": "agentfarm,benchmark",
+            "AGENTFARM_SERVICES": "agentfarm,benchmark,agents",
             "AGENTFARM_HUB_IP": "127.0.0.5",
         }
-        found = await stack.enter_async_context(hub_process([node.spec], **environment))
+        found = await stack.enter_async_context(hub_process([node.spec], kind=configured(LINES), **environment))
 
         async def ready() -> bool:
             return any(node["eligible"] for node in await found.farm.nodes())
 
         await eventually(ready, "the node is eligible", timeout=60, interval=0.1)
         yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def agents(hub: HubProcess) -> TasksHub:
+    """The Hub's agents service, and the agent `bot`."""
+    site = TasksHub(hub, {})
+    await hub.add_user("owner")
+    await eventually(site.answers, "the agents service answers", 30, 0.1)
+    await site.register("bot", owner="owner")
+    return site
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def agents(hub: HubProcess) -> TasksHub:
+    """The Hub's agents service, and the agent `bot`."""
+    site = TasksHub(hub, {})
+    await hub.add_user("owner")
+    await eventually(site.answers, "the agents service answers", 30, 0.1)
+    await site.register("bot", owner="owner")
+    return site
 
 
 async def lease_of(hub: HubProcess, user: str, name: str = "") -> Lease:
@@ -70,6 +93,11 @@ def directory_of(lease: Lease) -> Path:
 def certs_dir(hub: HubProcess) -> Path:
     """Return where the Hub keeps its certificates."""
     return hub.directory / "internal-ssl"
+
+
+def service_url(hub: HubProcess, name: str) -> str:
+    """Return where a service listens, past the proxy."""
+    return str(json.loads((hub.directory / "run" / f"{name}.json").read_text())["url"])
 
 
 async def status_of(url: str, context: ssl.SSLContext) -> int:
@@ -130,10 +158,11 @@ async def test_only_the_hub_and_its_proxy_get_in(hub: HubProcess) -> None:
     neighbour = tls.Certificates(evil / "server.key", evil / "server.crt", certs_dir(hub) / "hub-ca_trust.crt").client()
     with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
         await status_of(api, neighbour)
-    controller = str(json.loads((hub.directory / "run" / "agentfarm.json").read_text())["url"])
-    assert urlsplit(controller).scheme == "https"
-    with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
-        await status_of(controller, neighbour)
+    for service in ("agentfarm", "agents"):
+        url = service_url(hub, service)
+        assert urlsplit(url).scheme == "https"
+        with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
+            await status_of(url, neighbour)
     with pytest.raises((aiohttp.ClientError, OSError)):
         await hub.http.get(api.replace("https:", "http:"))
     for user in ("bob", "eve"):
@@ -181,9 +210,45 @@ async def test_the_benchmark_service_runs_a_suite(hub: HubProcess) -> None:
     assert found["state"] == "completed", found
 
 
+async def test_the_agents_service_has_a_task_executed(hub: HubProcess, agents: TasksHub) -> None:
+    """A task goes from its submission to its completion, in a server that is reached by TLS; so does its notebook."""
+    task = await agents.submit("bot", "import os; print(os.environ['JUPYTERHUB_SSL_KEYFILE'])")
+    view = await agents.ended(task)
+    assert (view["state"], view["attempt"]) == ("completed", 1), view
+    notebook = await agents.request("GET", f"tasks/{task}/notebook", agent="bot")
+    assert notebook["cells"][0]["outputs"][0]["text"].strip().endswith("server.key")
+
+
+async def test_a_killed_agents_service_goes_on(agents: TasksHub, tmp_path: Path) -> None:
+    """A service that is killed while a task executes finds the task's server again, by its own new connections."""
+    go = tmp_path / "go"
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists():\n    time.sleep(0.02)"
+    task = await agents.submit("bot", wait)
+    run = (await agents.running(task))["attempts"][0]["run_id"]
+    await agents.kill_service()
+    go.touch()
+    view = await agents.ended(task)
+    assert (view["state"], view["attempt"], view["attempts"][0]["run_id"]) == ("completed", 1, run), view
+
+
+async def test_an_agent_calls_by_mcp(hub: HubProcess, agents: TasksHub) -> None:
+    """The SDK's own client starts a server, executes code in it, writes a file, and has a task executed."""
+    async with mcp_session(f"{hub.url}/services/agents/mcp", agents.tokens["bot"]) as mcp:
+        started = await mcp.data("start_server", wait_seconds=100)
+        assert started["state"] == "running", started
+        assert (await mcp.code("print(6 * 7)"))["output"] == "42\n"
+        assert (await mcp.code("6 * 8"))["output"] == "48\n"
+        await mcp.data("write_file", path="told.txt", content="over TLS")
+        assert (await mcp.data("read_file", path="told.txt"))["content"] == "over TLS"
+        task = await mcp.data("submit_task", cells=["1 + 1"])
+        ended = await mcp.data("get_task", task_id=task["task_id"], wait=60)
+        assert (ended["state"], ended["output"]) == ("completed", "[cell 0]\n2\n"), ended
+        await mcp.data("stop_server")
+
+
 async def test_pages_come_through_the_proxy(hub: HubProcess) -> None:
-    """The proxy reaches both services by https, and browsers get their pages by what the proxy listens on."""
-    for service in ("agentfarm", "benchmark"):
+    """The proxy reaches all services by https, and browsers get their pages by what the proxy listens on."""
+    for service in ("agentfarm", "benchmark", "agents"):
         async with hub.http.get(f"{hub.url}/services/{service}/", headers=hub.headers()) as answer:
             assert answer.status == 200, await answer.text()
     assert "plain HTTP" not in hub.log_text()

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the benchmark service through the Hub's proxy."""
+"""A real Prometheus scrapes the farm's services through the Hub's proxy."""
 
 from __future__ import annotations
 
@@ -17,17 +17,26 @@ from waiting import eventually
 pytestmark = [pytest.mark.hub, pytest.mark.prometheus, pytest.mark.timeout(180)]
 
 SETS = ("hub", "microserver", "gpuserver")
+#: Every page, by the job that scrapes it: service and set.
+JOBS = {
+    **{name: ("benchmark", name) for name in SETS},
+    **{f"agents-{name}": ("agents", name) for name in SETS},
+    "controller": ("agentfarm", None),
+}
 
 
 async def test_prometheus_scrapes_every_set(tmp_path: Path) -> None:
-    """Three jobs, one per set, are up; a node's GPU is in its set; promtool finds nothing to complain about."""
+    """A job per page and set is up, nothing is in two of them, and promtool finds nothing to complain about."""
     async with (
         ssh_node("n1", "127.0.0.11", sys.executable, simulated_gpus=2) as node,
-        hub_process([node.spec], AGENTFARM_SERVICES="agentfarm,benchmark") as hub,
+        hub_process([node.spec], AGENTFARM_SERVICES="agentfarm,agents,benchmark") as hub,
     ):
         metrics = f"{hub.url}/services/benchmark/metrics"
-        text = await eventually(lambda: scraped(hub, f"{metrics}?set=all"), "n1 is in the metrics", timeout=60)
-        assert await promtool(text) == ""
+        await eventually(lambda: scraped(hub, f"{metrics}?set=all"), "n1 is in the metrics", timeout=60)
+        for service in ("benchmark", "agents", "agentfarm"):
+            url = f"{hub.url}/services/{service}/metrics?set=all"
+            async with hub.http.get(url, headers=hub.headers()) as answer:
+                assert await promtool(await answer.text()) == ""
         async with hub.http.get(metrics) as refused:
             assert refused.status in (401, 403)
         async with hub.http.get(f"{metrics}?set=everything", headers=hub.headers()) as unknown:
@@ -45,10 +54,15 @@ async def test_prometheus_scrapes_every_set(tmp_path: Path) -> None:
         )
         try:
             up = await eventually(lambda: all_up(port), "every job is up", timeout=60, interval=0.2)
-            assert up == dict.fromkeys(SETS, "1")
+            assert up == dict.fromkeys(JOBS, "1")
             assert await query(port, "sum(agentfarm_node_up)") == {"": "1"}
             assert await query(port, "count(agentfarm_gpu_memory_total_bytes)") == {"": "2"}
             assert await query(port, 'agentfarm_gpu_info{simulated!="true"}') == {}
+            assert await query(port, "sum by (node) (agentfarm_tasks_finished_total)") == {"": "0"}
+            assert await query(port, "sum(agentfarm_node_tasks) + sum(agentfarm_node_agents)") == {"": "0"}
+            assert list(await query(port, "rate(agentfarm_node_up_seconds_total[1m]) > 0.5")) == ["microserver"]
+            # a family on several pages names in its series whose it is
+            assert await query(port, 'count(count without (job) ({__name__=~"agentfarm_.+"}) > 1)') == {}
         finally:
             process.terminate()
             async with asyncio.timeout(20):
@@ -75,16 +89,16 @@ async def promtool(text: str) -> str:
 
 
 def config(hub_url: str, token: str) -> str:
-    """Return a scrape configuration with one job per set."""
+    """Return a scrape configuration with one job per page and set."""
     jobs = [
         {
-            "job_name": name,
-            "metrics_path": "/services/benchmark/metrics",
-            "params": {"set": [name]},
+            "job_name": job,
+            "metrics_path": f"/services/{service}/metrics",
+            "params": {"set": [which]} if which else {},
             "authorization": {"credentials": token},
             "static_configs": [{"targets": [hub_url.removeprefix("http://")]}],
         }
-        for name in SETS
+        for job, (service, which) in JOBS.items()
     ]
     return json.dumps({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs})
 
@@ -98,9 +112,9 @@ async def query(port: int, expression: str) -> dict[str, str]:
 
 
 async def all_up(port: int) -> dict[str, str]:
-    """Return `up` by job when there are three ones."""
+    """Return `up` by job when every job is."""
     try:
         up = await query(port, "up")
     except aiohttp.ClientError:
         return {}
-    return up if list(up.values()) == ["1"] * len(SETS) else {}
+    return up if list(up.values()) == ["1"] * len(JOBS) else {}

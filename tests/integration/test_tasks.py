@@ -218,9 +218,17 @@ async def test_what_is_handed_over_executes_as_the_other_agent(site: TasksHub, t
 
 
 async def test_metrics_are_for_those_who_may(site: TasksHub) -> None:
-    """Who holds read:metrics gets the page of tasks; an agent does not."""
-    await site.ended(await site.submit("bot", "1"))
+    """Who holds read:metrics gets the page of tasks, or the set of a role's nodes; an agent does not."""
+    view = await site.ended(await site.submit("bot", "1"))
+    node = view["attempts"][-1]["node"]
     page = await site.request("GET", "../../metrics")
+    assert f'agentfarm_tasks_finished_total{{node="{node}",outcome="succeeded"}} 1' in page
+    assert f'agentfarm_node_tasks{{node="{node}",state="running"}} 0' in page
+    assert 'agentfarm_api_request_duration_seconds_count{handler="agents.Tasks",code="201"}' in page
+    assert "agentfarm_node_tasks" not in await site.request("GET", "../../metrics?set=hub")
+    assert "agentfarm_tasks_queued" not in await site.request("GET", "../../metrics?set=microserver")
+    with pytest.raises(ValueError, match="400"):
+        await site.request("GET", "../../metrics?set=farm")
     assert 'agentfarm_tasks{state="executing"}' in page
     assert 'agentfarm_task_attempts_total{outcome="completed"}' in page
     assert "bot" not in page

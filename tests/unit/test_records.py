@@ -76,8 +76,8 @@ def test_a_record_survives_json(lease: Lease) -> None:
         (
             {"gpu": 1},
             (
-                "gpu must be one of cpus, gpu_memory_bytes, gpu_model, gpus, kernel, labels, memory_bytes, node, "
-                "priority, restart, not 'gpu'"
+                "gpu must be one of avoid, cpus, gpu_memory_bytes, gpu_model, gpus, kernel, labels, memory_bytes, "
+                "node, priority, restart, not 'gpu'"
             ),
         ),
         ({"gpus": "1"}, "gpus must be a whole number, not '1'"),
@@ -88,6 +88,8 @@ def test_a_record_survives_json(lease: Lease) -> None:
         ({"labels": {"zone": 3}}, "labels.zone must be a string, not 3"),
         ({"labels": ["zone"]}, "labels must be a JSON object, not ['zone']"),
         ({"restart": "always"}, "restart must be one of 'never', 'on-node-failure', not 'always'"),
+        ({"avoid": ["n1", "a/b"]}, "avoid[1] must be 1-63 lower-case letters, digits and inner hyphens, not 'a/b'"),
+        ({"avoid": ["n"] * 17}, "avoid must be at most 16 names of nodes, not '17 names'"),
         ({"node": "No Such"}, "node must be 1-63 lower-case letters, digits and inner hyphens, not 'No Such'"),
         ([], "the request body must be a JSON object, not []"),
     ],

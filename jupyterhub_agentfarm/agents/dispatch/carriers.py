@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,16 +13,21 @@ from ...errors import AgentFarmError
 from ...runs.client import ServerRuns
 from ...tasks import OwnedTasks
 from ...traitlets import Seconds
-from ..models import Attempt, TaskReason
+from ..models import Attempt, Task, TaskReason
 from ..tasks.book import TaskBook
 from .carrier import Carried, Carrier
+from .collecting import DiskPatience
 from .loss import Farm, News, Patience
 from .outcomes import Outcome
+from .quota import Usage, gpu_hours_free_at
 from .servers import TaskServers
 from .warm import WarmServers
 
 #: After these the next attempt is made elsewhere, so there is nothing to wait for.
 _AT_ONCE: frozenset[TaskReason] = frozenset({"node_lost", "server_lost"})
+_LEAST_QUOTA_PAUSE_SECONDS = 1.0
+#: Longest pause between two tries to keep results on a disk that was full.
+_LONGEST_DISK_PAUSE_SECONDS = 30.0
 
 
 class Tokens(Protocol):
@@ -85,8 +91,21 @@ class Carriers(LoggingConfigurable):
     max_retry_pause = Seconds(300, help="Longest pause between two attempts, in seconds.").tag(config=True)
     quota_pause = Seconds(
         60,
-        help="Pause before a task is tried again whose agent has used up its quota, in seconds. Smaller: it goes on "
-        "sooner once there is some again; larger: fewer useless tries.",
+        help="Pause before a task is tried again whose agent has used up its quota, in seconds, where the controller "
+        "does not say when there is some again. Smaller: it goes on sooner; larger: fewer useless tries.",
+    ).tag(config=True)
+    max_quota_pause = Seconds(
+        900.0,
+        help="Longest pause before such a task is tried again, in seconds or as '15m', however late there will be some "
+        "as the controller says. Smaller: hours that an admin adds are used sooner; larger: fewer useless tries.",
+    ).tag(config=True)
+
+    disk_timeout = Seconds(
+        86400.0,
+        help="How long an attempt that has ended waits on its node for room on this service's disk for its results, in "
+        "seconds or as '24h'; it is tried again and again. After that its task executes anew, and the results stay on "
+        "the node for as long as `RunBook.keep` says. Longer: a full disk costs no work; shorter: it keeps less of the "
+        "nodes busy.",
     ).tag(config=True)
 
     def __init__(
@@ -103,6 +122,8 @@ class Carriers(LoggingConfigurable):
         self.farm, self.news = farm
         #: Gives the reason for which attempts of an agent end that is not active; None: it is.
         self.inactive: Callable[[str], TaskReason | None] = lambda _agent: None
+        #: Tells, as the controller does, what each owner uses and may; None: nobody tells.
+        self.usage: Usage | None = None
         self._session: aiohttp.ClientSession | None = None
         self._owned = OwnedTasks(self.log)
 
@@ -130,13 +151,20 @@ class Carriers(LoggingConfigurable):
         """How long silent servers are waited for."""
         return Patience(self.loss_grace, self.patience)
 
-    def pause_after(self, outcome: Outcome, failures: int) -> float:
+    @property
+    def disk_patience(self) -> DiskPatience:
+        """How a full disk is waited for."""
+        return DiskPatience(self.retry_interval, _LONGEST_DISK_PAUSE_SECONDS, self.disk_timeout)
+
+    async def pause_after(self, outcome: Outcome, task: Task) -> float:
         """Return how long a task waits after an attempt that ended so, if another one follows."""
         if outcome.reason in _AT_ONCE:
             return 0.0
-        if outcome.reason == "quota":
-            return float(self.quota_pause)
-        return float(min(self.retry_pause * 2.0 ** min(failures, 30), self.max_retry_pause))
+        if outcome.reason != "quota":
+            return float(min(self.retry_pause * 2.0 ** min(task.failures, 30), self.max_retry_pause))
+        free_at = None if self.usage is None else await gpu_hours_free_at(self.usage, task.agent)
+        pause = self.quota_pause if free_at is None else max(_LEAST_QUOTA_PAUSE_SECONDS, free_at - time.time())
+        return float(min(pause, self.max_quota_pause))
 
     def tidy(self, runs: ServerRuns, run_id: str | None) -> None:
         """Have a server forget a run whose results are kept."""

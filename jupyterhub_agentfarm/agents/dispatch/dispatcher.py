@@ -12,8 +12,6 @@ fairness when its time has come; what waits in the controller's line has its pla
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -25,7 +23,7 @@ from traitlets.config import LoggingConfigurable
 from ...controller.farm_watch import FarmWatch
 from ...errors import ConflictError, NotFoundError
 from ...faults import Edge
-from ...models import KERNEL_NAME, UserOptions
+from ...models import UserOptions
 from ...tasks import OwnedTasks
 from ..models import Agent, Attempt, Task, TaskReason
 from ..tasks.book import TaskBook
@@ -41,8 +39,6 @@ _TASKS, _TASKS_OF_EACH = 2000, 20
 _PAUSE_SECONDS, _TICK_SECONDS = 0.02, 2.0
 #: Of so many tasks it is kept what they need.
 _MOST_KEPT = 10_000
-#: After these the next attempt is not made in another server on the same node.
-_LOST: frozenset[TaskReason] = frozenset({"node_lost", "server_lost", "kernel_died"})
 
 
 class Agents(Protocol):
@@ -61,8 +57,8 @@ class Observer(Protocol):
     def began(self, task: Task, attempt: Attempt) -> None:
         """Take an attempt that begins."""
 
-    def ended(self, task: Task, outcome: TaskReason) -> None:
-        """Take how an attempt ended, and its task as it is then."""
+    def ended(self, task: Task, outcome: TaskReason, node: str | None) -> None:
+        """Take how an attempt ended and on which node, where it had come to one, and its task as it is then."""
 
 
 class Dispatcher(LoggingConfigurable):
@@ -103,10 +99,8 @@ class Dispatcher(LoggingConfigurable):
         self._going: dict[str, Carrier] = {}
         #: Tasks whose end was asked for before they had a carrier.
         self._ended: dict[str, Task] = {}
-        self._kernels: dict[str, str] = {}
-        self._wanted: dict[str, tuple[UserOptions, str]] = {}
-        #: The nodes on which the last attempts of tasks were lost.
-        self._lost_on: dict[str, str | None] = {}
+        #: What the next attempt of a task needs, by the task and its attempts so far.
+        self._wanted: dict[tuple[str, int], tuple[UserOptions, str]] = {}
         self._owned = OwnedTasks(self.log)
         self._taken_up_at = -_TICK_SECONDS
         #: Which of the tasks that come later are looked at next.
@@ -150,7 +144,7 @@ class Dispatcher(LoggingConfigurable):
         going = set(self._going)
         for task, attempt in await self._book.executing():
             if task.id not in going:
-                await self._carry(task, attempt)
+                self._carry(task, attempt)
 
     # ---- the loop ----
 
@@ -188,7 +182,7 @@ class Dispatcher(LoggingConfigurable):
         self._carriers.warm.look(self._farm.leases.values(), self._farm.nodes)
         standing, room = self._standing(), self._room(agents)
         self._give_up_warm(chooser, tasks.values(), standing)
-        while tasks and (best := await self._best(chooser, tasks.values(), standing, room)) is not None:
+        while tasks and (best := chooser.best(map(self._asked, tasks.values()), standing, room)) is not None:
             del tasks[best.task.id]
             if await self._begin(best):
                 name = self._going[best.task.id].attempt.server_name
@@ -210,14 +204,6 @@ class Dispatcher(LoggingConfigurable):
         self._page = self._page + 1 if later else 1
         return tasks + later
 
-    async def _best(self, chooser: Chooser, tasks: Iterable[Task], standing: Standing, room: Room) -> Asked | None:
-        """Return the next task, its kernel known."""
-        best = chooser.best((self._asked(task) for task in tasks), standing, room)
-        while best is not None and best.task.id not in self._kernels:
-            await self._read_kernel(best.task)
-            best = chooser.best((self._asked(task) for task in tasks), standing, room)
-        return best
-
     async def _begin(self, asked: Asked) -> bool:
         """Claim a task and start its carrier; return whether it was still there, and its agent active."""
         agent = asked.task.agent
@@ -229,7 +215,7 @@ class Dispatcher(LoggingConfigurable):
             return False
         if asked.warm is not None:
             self._carriers.warm.take(task.agent, asked.warm)
-        await self._carry(task, attempt)
+        self._carry(task, attempt)
         for observer in self.observers:
             observer.began(task, attempt)
         if (reason := self._inactive(agent)) is not None:  # its tasks were held before this one was claimed
@@ -243,9 +229,7 @@ class Dispatcher(LoggingConfigurable):
         states = {agent.name: agent.state for agent in self._agents.agents()}
         return "agent_retired" if states.get(name, "retired") == "retired" else "agent_suspended"
 
-    async def _carry(self, task: Task, attempt: Attempt) -> None:
-        if task.id not in self._kernels:
-            await self._read_kernel(task)
+    def _carry(self, task: Task, attempt: Attempt) -> None:
         carrier = self._carriers.make(Carried(task, self._options(task)), attempt)
         self._going[task.id] = carrier
         if (ended := self._ended.pop(task.id, task)).ending is not None:
@@ -257,20 +241,12 @@ class Dispatcher(LoggingConfigurable):
         try:
             ended = await carrier.carry()
         finally:
-            del self._going[carrier.task.id]
+            if self._going.get(carrier.task.id) is carrier:  # the end was kept before: there may be a next one by now
+                del self._going[carrier.task.id]
             self._news.changed.set()
         if ended is not None:
-            self._note_loss(carrier.attempt, ended[1])
             for observer in self.observers:
-                observer.ended(*ended)
-
-    def _note_loss(self, attempt: Attempt, outcome: TaskReason) -> None:
-        if len(self._lost_on) >= _MOST_KEPT:
-            self._lost_on.clear()
-        self._lost_on.pop(attempt.task, None)
-        self._wanted.pop(attempt.task, None)
-        if outcome in _LOST:
-            self._lost_on[attempt.task] = attempt.node
+                observer.ended(*ended, carrier.attempt.node)
 
     # ---- what is known ----
 
@@ -312,36 +288,16 @@ class Dispatcher(LoggingConfigurable):
             self._carriers.warm.drop_of(kept)
 
     def _asked(self, task: Task) -> Asked:
-        options, needs = self._wanted.get(task.id) or self._want(task)
-        warm = self._carriers.warm.find(task.agent, options, avoid=self._lost_on.get(task.id))
-        return Asked(task, options, needs, warm)
+        options, needs = self._wanted.get((task.id, task.attempt)) or self._want(task)
+        return Asked(task, options, needs, self._carriers.warm.find(task.agent, options))
 
     def _want(self, task: Task) -> tuple[UserOptions, str]:
-        """Return options and needs, which are kept until the kernel is known."""
+        """Return options and needs, which are the same until an attempt has ended."""
         if len(self._wanted) >= _MOST_KEPT:
             self._wanted.clear()
         options = self._options(task)
-        self._wanted[task.id] = wanted = options, needs_of(options)
+        self._wanted[task.id, task.attempt] = wanted = options, needs_of(options)
         return wanted
 
     def _options(self, task: Task) -> UserOptions:
-        return self._carriers.servers.options(task.request.options, task.kernel or self._kernels.get(task.id, ""))
-
-    async def _read_kernel(self, task: Task) -> None:
-        """Note which kernel the task's notebook names."""
-        if len(self._kernels) >= _MOST_KEPT:
-            self._kernels.clear()
-        self._wanted.pop(task.id, None)
-        name = ""
-        with contextlib.suppress(NotFoundError):
-            name = await asyncio.to_thread(named_kernel, await self._book.files.notebook(task.id))
-        self._kernels[task.id] = name
-
-
-def named_kernel(notebook: bytes) -> str:
-    """Return the kernel that a notebook names, or "" where it names none that could be asked for."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        name = json.loads(notebook)["metadata"]["kernelspec"]["name"]
-        if KERNEL_NAME.fullmatch(name):
-            return str(name)
-    return ""
+        return self._carriers.servers.options(task.request.options, task.kernel, task.avoid)

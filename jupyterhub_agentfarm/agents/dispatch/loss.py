@@ -4,12 +4,15 @@
 the server does not answer, and                                 the attempt is lost
 ==============================================================  ======================
 its node is down or was removed, or its lease has ended         at once
-its node is unreachable, both for `loss_grace`                  then
+its node is unreachable; see below                              after `loss_grace`
 the Hub has no such server                                      as soon as it is asked
 none of that: the way to it may be broken                       after `patience`
 ==============================================================  ======================
 
-As long as the server answers, the attempt goes on, whatever is said about its node.
+As long as the server answers, the attempt goes on, whatever is said about its node. A node is unreachable as soon as
+its sshd ends, but where nothing answers only after some seconds of silence. So how long the server was silent and how
+long the node has been unreachable count together: twice the grace, of which the server's part is at least one. Where
+power is lost the server has been silent for long when that becomes known, and no more time is lost.
 """
 
 from __future__ import annotations
@@ -96,9 +99,13 @@ class LossWatch:
         self._asked_at = -_HUB_SECONDS
 
     def node(self) -> str | None:
-        """Return the node that the server's lease is on; None where that is not known."""
+        """Return the node that the server's lease is on, or was lately; None where that is not known."""
         lease = self._lease()
-        return lease["node"] if lease is not None else None
+        if lease is None:
+            end = self._news.end_of(self._agent, self._name)
+            return None if end is None else end.node
+        node: str | None = lease["node"]
+        return node
 
     def _lease(self) -> Mapping[str, Any] | None:
         server = (self._agent, self._name)
@@ -131,10 +138,14 @@ class LossWatch:
             return Lost("node_lost", f"node {node} was removed from the farm")
         if view["state"] == "down":
             return Lost("node_lost", f"node {node} is down" + (f": {view['detail']}" if view["detail"] else ""))
-        if view["state"] == "unreachable" and self._news.away_seconds(node) >= self._patience.grace <= silent_seconds:
+        if view["state"] == "unreachable" and self._is_silent_enough(node, silent_seconds):
             why = f": {view['detail']}" if view["detail"] else ""
             return Lost("node_lost", f"node {node} is unreachable, and the server there does not answer{why}")
         return None
+
+    def _is_silent_enough(self, node: str, seconds: float) -> bool:
+        grace = self._patience.grace
+        return seconds >= grace and seconds + self._news.away_seconds(node) >= 2 * grace
 
     async def _by_hub(self) -> Lost | None:
         if time.monotonic() - self._asked_at < _HUB_SECONDS:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...models import KERNEL_NAME
+from ...errors import InvalidField
+from ...models import KERNEL_NAME, UserOptions
 from ...runs.client import RunRefused
 from ..models import TaskError, TaskReason
 from .told import ToldRun
@@ -44,8 +45,16 @@ class Outcome:
     error: TaskError | None = None
     #: Whether its server may be used for another task.
     sound: bool = False
-    #: Kernel that the notebook names and that its server does not have.
-    kernel: str = ""
+    #: Whether everything that it left is kept, so that its server need not keep it.
+    complete: bool = False
+
+
+class Over(Exception):
+    """The attempt cannot go on; the outcome says why."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        super().__init__(outcome.detail)
 
 
 def outcome_of(run: ToldRun, notes: tuple[str, ...] = ()) -> Outcome:
@@ -60,8 +69,21 @@ def outcome_of(run: ToldRun, notes: tuple[str, ...] = ()) -> Outcome:
     """
     reason: TaskReason = "completed" if run.state == "completed" else REASONS.get(run.reason or "", "internal")
     detail = " ".join([*filter(None, [run.detail]), *run.cut, *notes])
-    missing = run.kernel_name if reason == "kernel_not_found" and KERNEL_NAME.fullmatch(run.kernel_name) else ""
-    return Outcome(reason, detail, run.error, sound=reason not in _UNSOUND, kernel=missing)
+    return Outcome(reason, detail, run.error, sound=reason not in _UNSOUND, complete=not notes)
+
+
+def missing_kernel(run: ToldRun, options: UserOptions) -> str:
+    """Return the kernel that a run lacked because nobody knew of it when its server was asked for; "": none.
+
+    A notebook that is read on its server names its kernel only there.
+    """
+    unknown = run.reason == "kernel_not_found" and not options.kernel
+    return run.kernel_name if unknown and KERNEL_NAME.fullmatch(run.kernel_name) else ""
+
+
+def garbled(exc: InvalidField) -> Outcome:
+    """Return the outcome where a server's answer is none of a farm's server."""
+    return Outcome("internal", f"what its server tells cannot be read: {exc.message}")
 
 
 def refused_run(refusal: RunRefused) -> Outcome:

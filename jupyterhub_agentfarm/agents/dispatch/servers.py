@@ -25,7 +25,7 @@ from traitlets import Float, Unicode, default
 from traitlets.config import LoggingConfigurable
 
 from ...errors import AgentFarmError, HubApiError
-from ...models import UserOptions
+from ...models import MOST_AVOIDED, UserOptions
 from ...records import to_json
 from ...services.hub import HubClient
 from ...tasks import OwnedTasks
@@ -102,7 +102,7 @@ class TaskServers(LoggingConfigurable):
 
     # ---- what is asked of it ----
 
-    def options(self, asked: UserOptions, kernel: str) -> UserOptions:
+    def options(self, asked: UserOptions, kernel: str, avoid: tuple[str, ...] = ()) -> UserOptions:
         """Return the options of the server for a task.
 
         Parameters
@@ -111,8 +111,11 @@ class TaskServers(LoggingConfigurable):
             What the task asks for.
         kernel
             Kernel that its notebook names; "" where that is not known.
+        avoid
+            Nodes on which the task has failed, the newest last.
         """
-        return replace(asked, kernel=asked.kernel or kernel, cpus=asked.cpus or self.cpus)
+        avoided = tuple(dict.fromkeys((*reversed(avoid), *asked.avoid)))[:MOST_AVOIDED]
+        return replace(asked, kernel=asked.kernel or kernel, cpus=asked.cpus or self.cpus, avoid=avoided)
 
     def url(self, agent: str, name: str) -> str:
         """Return where the proxy has the server, with a slash at the end."""

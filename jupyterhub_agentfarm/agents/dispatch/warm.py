@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from traitlets import Integer
@@ -79,7 +79,7 @@ class WarmServers(LoggingConfigurable):
             self._servers.stop(agent, name)
             return
         timer = asyncio.get_running_loop().call_later(self.keep_warm, self.drop, agent, name)
-        self._warm[agent, name] = Warm(agent, name, options, timer)
+        self._warm[agent, name] = Warm(agent, name, _anywhere(options), timer)
 
     def look(self, leases: Iterable[Mapping[str, Any]], nodes: Mapping[str, Mapping[str, Any]]) -> None:
         """Take how the farm is: end what waits in vain, and know what may be used until the next look.
@@ -99,16 +99,14 @@ class WarmServers(LoggingConfigurable):
             elif lease["state"] == "running":
                 self._nodes[server] = lease["node"]
 
-    def find(self, agent: str, options: UserOptions, avoid: str | None = None) -> str | None:
+    def find(self, agent: str, options: UserOptions) -> str | None:
         """Return the name of a server of the agent that was started with these options, and that may be used.
 
-        Parameters
-        ----------
-        avoid
-            A node: its servers will not do.
+        One on a node that the options avoid will not do.
         """
-        usable = (self._warm[server] for server, node in self._nodes.items() if node != avoid)
-        return next((warm.name for warm in usable if (warm.agent, warm.options) == (agent, options)), None)
+        wanted = agent, _anywhere(options)
+        usable = (self._warm[server] for server, node in self._nodes.items() if node not in options.avoid)
+        return next((warm.name for warm in usable if (warm.agent, warm.options) == wanted), None)
 
     def take(self, agent: str, name: str) -> None:
         """Have a server wait no more, because a task uses it."""
@@ -128,3 +126,8 @@ class WarmServers(LoggingConfigurable):
         for warm in list(self._warm.values()):
             if agents is None or warm.agent in agents:
                 self.drop(warm.agent, warm.name)
+
+
+def _anywhere(options: UserOptions) -> UserOptions:
+    """Return options without the nodes to avoid, which are of one task and not of what its server is."""
+    return replace(options, avoid=())

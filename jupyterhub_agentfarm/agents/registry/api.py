@@ -50,6 +50,8 @@ def agent_view(schemas: Schemas) -> Schema:
         servers=_list(schemas.answered(AgentServer)),
         usage=usage,
         tasks={"type": "object", "additionalProperties": {"type": "integer"}},
+        kept_bytes={"type": "integer"},
+        max_kept_bytes={"type": "integer"},
         left_to_do={"type": "string"},
     )
 

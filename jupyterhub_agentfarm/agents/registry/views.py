@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from ...errors import AgentFarmError
 from ...records import to_json
 from ..models import Agent
-
-#: Tasks in each state, by agent.
-Counts = Mapping[str, Mapping[str, int]]
 
 #: How old the controller's figures may be, in seconds.
 _USAGE_SECONDS = 5.0
@@ -54,8 +51,23 @@ class AgentView:
     usage: AgentUsage | None = None
     #: Tasks in each state that some are in.
     tasks: Mapping[str, int] = field(default_factory=dict)
+    #: Of the notebooks and files of its tasks, and the most that is; 0: without bound.
+    kept_bytes: int = 0
+    max_kept_bytes: int = 0
     #: After it was suspended or retired: what Hub and controller still have to do.
     left_to_do: str = ""
+
+
+class TaskNumbers(Protocol):
+    """The tasks of all agents, in numbers."""
+
+    max_agent_bytes: int
+
+    async def counts_by_agent(self) -> Mapping[str, Mapping[Any, int]]:
+        """Return how many tasks each agent has in each state that some are in."""
+
+    async def kept_bytes_by_agent(self) -> Mapping[str, int]:
+        """Return the bytes of notebooks and files that are kept of each agent's tasks."""
 
 
 class AgentViews:
@@ -69,8 +81,8 @@ class AgentViews:
         The controller's report of use.
     left_to_do
         What is still to be done for an agent.
-    counts
-        The tasks of all agents in numbers.
+    tasks
+        Those of all agents, in numbers.
     base_url
         Path of the Hub at its proxy, with a slash at the end.
     """
@@ -80,23 +92,25 @@ class AgentViews:
         leases: Callable[[], Mapping[str, Mapping[str, Any]]],
         usage: Callable[[], Awaitable[Mapping[str, Any]]],
         left_to_do: Callable[[str], str],
-        counts: Callable[[], Awaitable[Counts]],
+        tasks: TaskNumbers,
         base_url: str = "/",
     ) -> None:
-        self._leases, self._usage, self._left, self._counts = leases, usage, left_to_do, counts
+        self._leases, self._usage, self._left, self._tasks = leases, usage, left_to_do, tasks
         self._base_url = base_url
         self._asked_at = float("-inf")
         self._report: Mapping[str, Any] | None = None
 
     async def of(self, agents: Iterable[Agent]) -> list[dict[str, Any]]:
         """Return agents with what there is to see of them."""
-        counts, report, servers = await self._counts(), await self._fresh_report(), self._servers()
+        counts, kept = await self._tasks.counts_by_agent(), await self._tasks.kept_bytes_by_agent()
+        report, servers = await self._fresh_report(), self._servers()
         used = {entry["owner"]: entry for entry in (report or {}).get("usage", ())}
         views = []
         for agent in agents:
             mine, left = tuple(servers.get(agent.name, ())), self._left(agent.name)
             usage = None if report is None else _usage(mine, used.get(agent.name), report)
-            views.append(to_json(agent) | to_json(AgentView(mine, usage, counts.get(agent.name, {}), left)))
+            numbers = counts.get(agent.name, {}), kept.get(agent.name, 0), self._tasks.max_agent_bytes
+            views.append(to_json(agent) | to_json(AgentView(mine, usage, *numbers, left)))
         return views
 
     async def of_one(self, agent: Agent) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def _of_one(schemas: Schemas) -> list[Operation]:
     each = "tasks/{id}"
     return [
         Operation("GET", each, handlers.TaskHandler, view, errors=missing),
+        Operation("DELETE", each, handlers.TaskHandler, {"type": "object"}, errors=(NotFoundError, ConflictError)),
         Operation("GET", f"{each}/notebook", handlers.NotebookHandler, None, query=(which,), errors=missing,
                   media={"application/x-ipynb+json": {}}),
         Operation("GET", f"{each}/artifacts/{{path}}", handlers.ArtifactHandler, None, query=(attempt,),

@@ -10,39 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from traitlets import Integer
 
-from ...errors import AgentFarmError
 from ...faults import undone
 from ...inventory.database import Database
 from ...tasks import OwnedTasks
-from ...traitlets import ByteSize, Seconds
-from ..models import MAX_PRIORITY, Artifact, Attempt, Progress, Task, TaskError, TaskReason, TaskRequest
+from ..models import MAX_PRIORITY, Attempt, Progress, Task, TaskError, TaskReason, TaskRequest
 from . import states, steps
-from .files import Received, TaskFiles
+from .files import TaskFiles
+from .keeping import KeptTasks
 from .news import TaskNews
-from .records import TaskRecords
 from .store import TaskStore
-from .tables import Tables
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-#: How often tasks are looked for that were kept long enough, in seconds.
-_FORGET_SECONDS = 3600.0
 
 
-class TaskBook(TaskRecords):
+class TaskBook(KeptTasks):
     """The tasks of all agents.
 
     - A method that changes something returns when that is committed, and tells it even when its caller is cancelled.
     - A task is never in two attempts: what is told about an attempt that is over raises `Fenced`.
     - What a submission cannot finish, it leaves no trace of.
+    - What attempts leave is kept by :class:`.KeptTasks`.
 
     Parameters
     ----------
@@ -54,28 +46,11 @@ class TaskBook(TaskRecords):
         Seconds since the epoch.
     """
 
-    keep = Seconds(
-        30 * 86400.0,
-        help="How long a task is kept after its end, with its notebook and artifacts, in seconds or as '30d'. Longer: "
-        "results wait for those who come late; shorter: disk space is free earlier. A task that another one still "
-        "needs is kept in any case.",
-    ).tag(config=True)
-
     max_open = Integer(
         5000,
         min=1,
         help="How many tasks of an agent may be there that have not ended. More: an agent that submits without end "
         "fills more of the disk.",
-    ).tag(config=True)
-    max_artifacts = Integer(
-        1000,
-        min=0,
-        help="How many files are kept of an attempt. More: views of a task become slow.",
-    ).tag(config=True)
-    max_artifacts_bytes = ByteSize(
-        4 * 2**30,
-        help="How much is kept of the files of an attempt, in bytes or as '4G'. Larger lets whoever submits tasks fill "
-        "more of the disk.",
     ).tag(config=True)
 
     def __init__(
@@ -93,11 +68,6 @@ class TaskBook(TaskRecords):
         self._clock = clock
         self._owned = OwnedTasks(self.log)
         self._keeping: set[asyncio.Task[None]] = set()
-
-    @property
-    def max_notebook(self) -> int:
-        """Largest notebook that is kept, in bytes."""
-        return int(self.files.max_notebook)
 
     # ---- life ----
 
@@ -123,29 +93,10 @@ class TaskBook(TaskRecords):
             await asyncio.wait(self._keeping)
         await self._store.aclose()
 
-    async def _forget_by_and_by(self) -> None:
-        while True:
-            try:
-                await self.forget(self._clock() - self.keep)
-            except AgentFarmError as exc:
-                self.log.warning("old tasks are forgotten later: %s", exc.message)
-            await asyncio.sleep(_FORGET_SECONDS)
-
-    async def forget(self, before: float) -> int:
-        """Forget the tasks that ended before this time, with their files; return how many there were."""
-        count = 0
-        while some := await self._store.old(before):
-            await self.files.mark(some)
-            forgotten = await self._store.forget(some)
-            for task_id in some:
-                await (self.files.forget(task_id) if task_id in forgotten else self.files.settle(task_id))
-            count += len(forgotten)
-        return count
-
     # ---- orders ----
 
     async def submit(
-        self, request: TaskRequest, agent: str, by: str, notebook: bytes | None, *, digest: str = ""
+        self, request: TaskRequest, agent: str, by: str, notebook: bytes | None, *, digest: str = "", kernel: str = ""
     ) -> tuple[Task, bool]:
         """Take a task of `agent`, asked for by `by`; return it, and whether it is new.
 
@@ -155,6 +106,8 @@ class TaskBook(TaskRecords):
         ----------
         digest
             What notebooks that are the same work have in common; "": only equal ones are the same.
+        kernel
+            The kernel that the notebook names; "": none, or it is not known.
 
         Raises
         ------
@@ -163,16 +116,16 @@ class TaskBook(TaskRecords):
         ConflictError
             The agent has used the idempotency key for something else.
         QuotaExceeded
-            It has too many tasks that have not ended.
+            It has too many tasks that have not ended, or too much is kept of its tasks.
         NoSpace
             The notebook cannot be kept.
         """
         task_id = steps.new_id()
         if notebook is not None:
             await self.files.save_notebook(task_id, notebook)
-        asked = steps.Submission(task_id, request, agent, by, notebook, digest, self.max_open)
+        asked = steps.Submission(task_id, request, agent, by, notebook, digest, kernel, self._bounds())
         async with undone(lambda: self.files.forget(task_id)):
-            task = await self._do(steps.submit, asked)
+            task = await self._with_room(agent, lambda tables: steps.submit(tables, asked))
         if task.id != task_id:
             await self.files.forget(task_id)
             return task, False
@@ -234,10 +187,13 @@ class TaskBook(TaskRecords):
         ConflictError
             It executes or is completed.
         QuotaExceeded
-            The agent has too many tasks that have not ended.
+            The agent has too many tasks that have not ended, or too much is kept of its tasks.
         """
-        taking = steps.Taking(agent, by, note, self.max_open, most_priority)
-        return await self._do(steps.take_over, task_id, taking)
+        taking = steps.Taking(agent, by, note, self._bounds(), most_priority)
+        return await self._with_room(agent, lambda tables: steps.take_over(tables, task_id, taking))
+
+    def _bounds(self) -> steps.AgentBounds:
+        return steps.AgentBounds(self.max_open, self.max_agent_bytes)
 
     async def hold(self, agent: str, reason: TaskReason) -> list[Task]:
         """Ask for the end of all attempts of an agent; return the tasks that changed.
@@ -290,6 +246,16 @@ class TaskBook(TaskRecords):
         """Tell how far an attempt is; kept in memory only."""
         self._news.tell_progress(attempt.task, Progress(attempt.number, cells_done, cells_total, current_cell))
 
+    async def move(self, attempt: Attempt, kernel: str, why: str) -> tuple[Task, Attempt]:
+        """Have an attempt begin anew in another server, as its notebook turned out to name a kernel; return both.
+
+        Raises
+        ------
+        Fenced
+            The attempt is over.
+        """
+        return await self._do(steps.move, attempt, kernel, why)
+
     async def finish(
         self,
         attempt: Attempt,
@@ -297,7 +263,6 @@ class TaskBook(TaskRecords):
         detail: str = "",
         error: TaskError | None = None,
         pause_seconds: float = 0,
-        kernel: str = "",
     ) -> Task:
         """End an attempt; what becomes of its task is decided by :func:`.states.after_attempt`.
 
@@ -311,76 +276,11 @@ class TaskBook(TaskRecords):
             The exception that the notebook ended with.
         pause_seconds
             How long the task waits before another attempt.
-        kernel
-            Kernel that the notebook turned out to name, where the attempt's server has none of it.
 
         Raises
         ------
         Fenced
             The attempt is over already.
         """
-        ended = states.Ended(outcome, detail, error, pause_seconds, kernel)
+        ended = states.Ended(outcome, detail, error, pause_seconds)
         return await self._do(steps.finish, attempt, ended)
-
-    async def keep_notebook(self, attempt: Attempt, notebook: bytes) -> None:
-        """Keep the notebook as the attempt has executed it so far.
-
-        Raises
-        ------
-        Fenced
-            The attempt is over.
-        NoSpace
-            It cannot be kept.
-        """
-        await self._store.check_current(attempt)
-        await self.files.save_executed(attempt, notebook)
-
-    async def keep_artifact(self, attempt: Attempt, path: str, content: AsyncIterator[bytes]) -> Artifact:
-        """Keep a file that the attempt left, as it comes in; return what it is.
-
-        Raises
-        ------
-        Fenced
-            The attempt is over.
-        InvalidField
-            The path is none that is kept.
-        NoSpace
-            It cannot be kept.
-        """
-        await self._store.check_current(attempt)
-        received = await self.files.receive(attempt, path, content)
-        # Not one of the two without the other, whatever becomes of who waits.
-        keeping = asyncio.create_task(self._keep(attempt, received), name=f"keeping {path}")
-        self._keeping.add(keeping)
-        keeping.add_done_callback(self._kept)
-        await asyncio.shield(keeping)
-        return received.artifact
-
-    async def _keep(self, attempt: Attempt, received: Received) -> None:
-        try:
-            await self.add_artifact(attempt, received.artifact)
-        except BaseException:
-            await self.files.drop(received)
-            raise
-        await self.files.keep(received)
-
-    def _kept(self, keeping: asyncio.Task[None]) -> None:
-        self._keeping.discard(keeping)
-        if not keeping.cancelled():
-            keeping.exception()  # it is for who waits, if anybody does
-
-    async def add_artifact(self, attempt: Attempt, artifact: Artifact) -> None:
-        """Keep what is known of a file that the attempt left; one of the same path is replaced.
-
-        Raises
-        ------
-        Fenced
-            The attempt is over.
-        NoSpace
-            It has left too many files, or too much in them.
-        """
-        most = steps.ArtifactLimits(self.max_artifacts, self.max_artifacts_bytes)
-        await self._do(steps.add_artifact, attempt, artifact, most)
-
-    async def _do(self, step: Callable[Concatenate[Tables, P], T], *arguments: P.args, **options: P.kwargs) -> T:
-        return await self._store.do(lambda tables: step(tables, *arguments, **options))

@@ -53,6 +53,16 @@ class TasksClient(ServiceClient):
         """Ask for the end of a task; return it as it is now."""
         return dict(await self._json("POST", _path(task_id, "cancel"), {}))
 
+    async def delete(self, task_id: str) -> None:
+        """Have a task that has ended forgotten, with its notebooks and files.
+
+        Raises
+        ------
+        ConflictError
+            It has not ended, or another task still needs it.
+        """
+        await self._json("DELETE", _path(task_id))
+
     async def retry(self, task_id: str) -> dict[str, Any]:
         """Allow a cancelled or discarded task one more attempt; return it."""
         return dict(await self._json("POST", _path(task_id, "retry"), {}))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -29,7 +30,7 @@ from typing import Any, BinaryIO
 
 from traitlets.config import LoggingConfigurable
 
-from ...errors import InvalidField, NoSpace, NotFoundError
+from ...errors import DiskFull, InvalidField, NoSpace, NotFoundError
 from ...traitlets import ByteSize
 from ..models import Artifact, Attempt
 
@@ -37,6 +38,8 @@ _CHUNK_BYTES = 2**20
 _PATH_CHARACTERS = 1000
 _NAME_BYTES = 255
 _DEPTH = 32
+#: What a disk says that has room for nothing more now.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class TaskFiles(LoggingConfigurable):
         Raises
         ------
         NoSpace
-            It is too large, or cannot be written; the one kept before stays.
+            It is too large, or cannot be written; the one kept before stays. `DiskFull` where it can be later.
         """
         self._check_size("the executed notebook", len(notebook), self.max_notebook)
         target = self._folder(attempt.task) / f"executed-{attempt.number}.ipynb"
@@ -188,7 +191,7 @@ class TaskFiles(LoggingConfigurable):
         InvalidField
             The path is none that can be kept.
         NoSpace
-            It is too large, or cannot be written; nothing is left behind.
+            It is too large, or cannot be written; nothing is left behind. `DiskFull` where it can be later.
         """
         await asyncio.to_thread(self._check_target, attempt, path)
         temporary = self._incoming / f"file-{secrets.token_hex(8)}"
@@ -229,6 +232,10 @@ class TaskFiles(LoggingConfigurable):
             raise NotFoundError(f"there is no artifact {artifact.path!r} of task {artifact.task}") from exc
         async for chunk in pieces(stream):
             yield chunk
+
+    async def forget_artifacts(self, task_id: str) -> None:
+        """Remove what the attempts of a task left in their artifacts folders."""
+        await asyncio.to_thread(self._remove_artifacts, task_id)
 
     async def forget(self, task_id: str) -> None:
         """Remove all files of a task, when there are any."""
@@ -276,6 +283,10 @@ class TaskFiles(LoggingConfigurable):
     def _remove(self, task_id: str) -> None:
         shutil.rmtree(self._folder(task_id), ignore_errors=True)
         (self._incoming / task_id).unlink(missing_ok=True)
+
+    def _remove_artifacts(self, task_id: str) -> None:
+        for folder in self._folder(task_id).glob("attempt-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     # ---- paths ----
 
@@ -348,4 +359,5 @@ def _no_space(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise NoSpace(f"{what} cannot be kept: {exc.strerror}") from exc
+        kind = DiskFull if exc.errno in _FULL else NoSpace
+        raise kind(f"{what} cannot be kept: {exc.strerror}") from exc

@@ -162,7 +162,8 @@ class TasksHandler(LargeBodyHandler, BookHandler):
         task_rules.check_request(submitted, agent, self.principal, self.own)
         await task_rules.check_dependencies(submitted.request.after, agent, self.book.task, self.sees)
         given = (submitted.request, agent.name, author(self.principal), submitted.notebook)
-        task, new = await self.book.submit(*given, digest=submitted.digest)
+        about = {"digest": submitted.digest, "kernel": submitted.askable_kernel}
+        task, new = await self.book.submit(*given, **about)
         self.answer(task, 201 if new else 200)
 
     def _agent(self, name: str | None) -> Agent:
@@ -203,6 +204,14 @@ class TasksHandler(LargeBodyHandler, BookHandler):
 
 class TaskHandler(BookHandler):
     """One task."""
+
+    scopes: ClassVar[dict[str, str]] = {"DELETE": SUBMIT}
+
+    async def delete(self, task_id: str) -> None:
+        """Forget a task that has ended, with its notebooks and files."""
+        await self.own_task(task_id)
+        await self.book.remove(task_id)
+        self.answer({})
 
     async def get(self, task_id: str) -> None:
         """Answer the task with its attempts, changes, artifacts, and how far it is."""

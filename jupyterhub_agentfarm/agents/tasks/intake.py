@@ -20,6 +20,7 @@ from typing import Any
 
 from ...bodies import decode
 from ...errors import AgentFarmError, InvalidField
+from ...models import KERNEL_NAME
 from ...records import from_json, to_json
 from ...services.turns import Turns
 from ..models import TaskRequest
@@ -46,6 +47,11 @@ class Submitted:
     kernel: str = ""
     #: Of the notebook's kernel and cells, without their ids and outputs: equal ones are the same work.
     digest: str = ""
+
+    @property
+    def askable_kernel(self) -> str:
+        """The kernel that the notebook names, where a server can be asked to have it; "": none."""
+        return self.kernel if KERNEL_NAME.fullmatch(self.kernel) else ""
 
 
 def read(body: bytes) -> Submitted:

@@ -52,6 +52,10 @@ class TaskRecords(LoggingConfigurable):
         """Return how many tasks each agent has in each state that some are in."""
         return await self._store.counts()
 
+    async def kept_bytes_by_agent(self) -> Mapping[str, int]:
+        """Return the bytes of notebooks and artifacts that are kept of each agent's tasks."""
+        return await self._store.kept_bytes()
+
     async def busy(self) -> set[str]:
         """Return the names of agents with tasks that have not ended."""
         return await self._store.busy()
@@ -63,6 +67,10 @@ class TaskRecords(LoggingConfigurable):
             for state, count in counts.items():
                 found[state] += count
         return found
+
+    async def queued(self) -> Mapping[int, int]:
+        """Return how many tasks wait to be claimed, by their priority."""
+        return await self._store.queued()
 
     async def changes_of_all(
         self, after: int, limit: int = 500, viewer: Viewer | None = None

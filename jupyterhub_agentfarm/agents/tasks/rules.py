@@ -119,7 +119,7 @@ def check_needs(task: Task, taker: Agent) -> None:
     InvalidField
         It may not.
     """
-    _check_options(task.request.options, "", taker)
+    _check_options(task.request.options, task.kernel, taker)
 
 
 async def check_person(name: str, task: Task, giver: Agent, principal: Principal, hub: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...errors import ConflictError
+from ...models import MOST_AVOIDED
 from ..models import FARM_REASONS, FINAL_STATES, OWN_REASONS, UNCOUNTED_REASONS, Task, TaskError, TaskReason, TaskState
 
 #: From each state, the states that a task can come into next.
@@ -30,6 +31,8 @@ ENDINGS: Mapping[TaskReason, TaskState] = {
 }
 #: Reasons after which no attempt can be better.
 HOPELESS: frozenset[TaskReason] = frozenset({"invalid_notebook", "kernel_not_found", "refused"})
+#: Reasons for which the node may be to blame, so that the next attempt is made elsewhere where that can be.
+BLAMED_REASONS: frozenset[TaskReason] = FARM_REASONS - {"quota"}
 #: Everything that an attempt can end with.
 OUTCOMES: frozenset[TaskReason] = FARM_REASONS | OWN_REASONS | HOPELESS | frozenset(ENDINGS) | {"completed"}
 
@@ -43,8 +46,8 @@ class Ended:
     error: TaskError | None = None
     #: How long the task waits before another attempt.
     pause_seconds: float = 0
-    #: Kernel that the notebook turned out to name, of which the attempt's server has none.
-    kernel: str = ""
+    #: Where the attempt was; None: on no node, or that is not known.
+    node: str | None = None
 
 
 def entered(task: Task, state: TaskState, reason: TaskReason, detail: str, now: float) -> Task:
@@ -83,7 +86,6 @@ def after_attempt(task: Task, ended: Ended, now: float) -> Task:
     - Where its end had been asked for, the task goes where that leads, unless the notebook itself ended it first.
     - What the farm failed is tried again until there were enough attempts; so is the notebook's own failure with
       `retry_errors`.
-    - A notebook that is read on its server names its kernel only there: once, it is tried again where that kernel is.
 
     Raises
     ------
@@ -99,9 +101,6 @@ def after_attempt(task: Task, ended: Ended, now: float) -> Task:
         detail = task.detail if task.ending == ending else ended.detail
         return replace(entered(task, ENDINGS[ending], ending, detail, now), available_at=now)
     task = replace(task, error=ended.error)
-    if ended.kernel and not (task.kernel or task.request.options.kernel):
-        waiting = entered(task, "retryable", ended.outcome, ended.detail, now)
-        return replace(waiting, kernel=ended.kernel, available_at=now)
     if _worth_another(task, ended.outcome):
         return _after_failure(task, ended, now)
     return replace(entered(task, "discarded", ended.outcome, ended.detail, now), failures=task.failures + 1)
@@ -127,7 +126,13 @@ def _after_failure(task: Task, ended: Ended, now: float) -> Task:
         detail = f"{times} failed, the last one with {ended.outcome}: {ended.detail}"
         return replace(entered(task, "discarded", "attempts_exhausted", detail, now), failures=failures)
     waiting = entered(task, "retryable", ended.outcome, ended.detail, now)
-    return replace(waiting, failures=failures, available_at=now + ended.pause_seconds)
+    avoid = _avoided(task, ended.node) if ended.outcome in BLAMED_REASONS else task.avoid
+    return replace(waiting, failures=failures, available_at=now + ended.pause_seconds, avoid=avoid)
+
+
+def _avoided(task: Task, node: str | None) -> tuple[str, ...]:
+    known = tuple(name for name in task.avoid if name != node)
+    return known if node is None else (*known, node)[-MOST_AVOIDED:]
 
 
 def asked_to_end(task: Task, reason: TaskReason, detail: str, now: float) -> Task:

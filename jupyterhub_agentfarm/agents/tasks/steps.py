@@ -25,6 +25,16 @@ NOTABLE = frozenset({"phase", "node", "run_id", "running_at", "server_name", "de
 
 
 @dataclass(frozen=True)
+class AgentBounds:
+    """The most that there may be of an agent's tasks."""
+
+    #: Those that have not ended.
+    open: int = 10**9
+    #: Of their notebooks and artifacts; 0: without bound.
+    kept_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Submission:
     """A task that is asked for."""
 
@@ -35,8 +45,9 @@ class Submission:
     notebook: bytes | None
     #: What notebooks that are the same work have in common; "": only equal ones are the same.
     digest: str = ""
-    #: Tasks of the agent that may be there and not have ended, this one among them.
-    most_open: int = 10**9
+    #: Kernel that the notebook names; "": none, or it is not known.
+    kernel: str = ""
+    most: AgentBounds = AgentBounds()
 
 
 @dataclass(frozen=True)
@@ -47,18 +58,19 @@ class Taking:
     agent: str
     by: str
     note: str = ""
-    #: Tasks of the agent that may be there and not have ended, this one among them.
-    most_open: int = 10**9
+    most: AgentBounds = AgentBounds()
     #: The highest priority that whoever asks may give a task of this agent.
     most_priority: int = MAX_PRIORITY
 
 
 @dataclass(frozen=True)
 class ArtifactLimits:
-    """The most that is kept of an attempt's files."""
+    """The most that is kept of an attempt's files, and of those of all the agent's tasks."""
 
     count: int
     size_bytes: int
+    #: Of all the agent's tasks; 0: without bound.
+    agent_bytes: int = 0
 
 
 def new_id() -> str:
@@ -72,15 +84,17 @@ def submit(tables: Tables, asked: Submission) -> Task:
     known = _known(tables, asked, digest)
     if known is not None:
         return known
-    _check_open(tables, asked.agent, asked.most_open)
+    size = None if asked.notebook is None else len(asked.notebook)
+    _check_open(tables, asked.agent, asked.most.open)
+    _check_kept(tables, asked.agent, asked.most.kept_bytes, size or 1)
     # The notebook itself is in a file; that there is one shows in the empty mapping.
     request = asked.request if asked.notebook is None else replace(asked.request, notebook={})
     now = tables.now
     state, reason = _first_state(tables, request)
     available_at = max(now, request.not_before_at or 0)
     task = Task(asked.task_id, asked.agent, state, reason, "", request, now, asked.by, available_at, now,
-                allowed=request.max_attempts)  # fmt: skip
-    tables.add_task(task, digest, Why(reason, by=asked.by))
+                kernel=asked.kernel, allowed=request.max_attempts)  # fmt: skip
+    tables.add_task(task, digest, Why(reason, by=asked.by), size)
     return task
 
 
@@ -91,6 +105,31 @@ def _check_open(tables: Tables, agent: str, most: int) -> None:
     if number >= most:
         known = {"quota": "tasks", "used": number, "limit": most}
         raise QuotaExceeded(f"{agent} has {number} tasks that have not ended, and may have no more", known)
+
+
+class KeptTooMuch(QuotaExceeded):
+    """More would be kept of an agent's tasks than may be."""
+
+    def __init__(self, agent: str, used_bytes: int, most_bytes: int, more_bytes: int) -> None:
+        self.lacking_bytes = used_bytes + more_bytes - most_bytes
+        super().__init__(
+            f"{gib(used_bytes)} of notebooks and files are kept of the tasks of {agent}, which may have "
+            f"{gib(most_bytes)}: delete tasks that have ended and are not needed, or have an admin raise "
+            "TaskBook.max_agent_bytes",
+            {"quota": "kept_bytes", "used": used_bytes, "limit": most_bytes},
+        )
+
+
+def _check_kept(tables: Tables, agent: str, most_bytes: int, more_bytes: int) -> None:
+    """Refuse what would be more than is kept of an agent's tasks."""
+    used = tables.kept_of_agent(agent)
+    if most_bytes and used + more_bytes > most_bytes:
+        raise KeptTooMuch(agent, used, most_bytes, more_bytes)
+
+
+def gib(size_bytes: int) -> str:
+    """Return a size for people."""
+    return f"{size_bytes / 2**30:.3g} GiB"
 
 
 def _digest(asked: Submission) -> str:
@@ -136,13 +175,18 @@ def _needed(tables: Tables, request: TaskRequest) -> Mapping[str, TaskState]:
     return found
 
 
-def claim(tables: Tables, task_id: str, server_name: str | None, agent: str | None = None) -> tuple[Task, Attempt]:
-    """Begin an attempt; with `agent` only where the task is still that agent's."""
+def server_name(task_id: str, number: int) -> str:
+    """Return the name of the server that is started for an attempt."""
+    return f"task-{task_id[:8]}-{number}"
+
+
+def claim(tables: Tables, task_id: str, warm: str | None, agent: str | None = None) -> tuple[Task, Attempt]:
+    """Begin an attempt, in a server that is there or one of its own; with `agent` only where the task is its still."""
     available = tables.task(task_id)
     if agent is not None and available.agent != agent:
         raise ConflictError(f"task {task_id} was handed over from {agent} to {available.agent}")
     task = states.claimed(available, tables.now)
-    name = server_name if server_name is not None else f"task-{task.id[:8]}-{task.attempt}"
+    name = warm if warm is not None else server_name(task.id, task.attempt)
     task = replace(task, server_name=name)
     attempt = Attempt(task.id, task.attempt, 0, task.agent, name, "starting", tables.now)
     tables.change(task, Why("claimed", task.detail))
@@ -158,10 +202,19 @@ def note(tables: Tables, attempt: Attempt, changes: Mapping[str, Any]) -> Attemp
     return tables.save_attempt(replace(tables.current(attempt), **changes))
 
 
+def move(tables: Tables, attempt: Attempt, kernel: str, why: str) -> tuple[Task, Attempt]:
+    """Have an attempt begin anew in another server, which is to have a kernel that its notebook turned out to name."""
+    executing, kept = tables.executing(attempt)
+    name = server_name(executing.id, 0)  # no attempt has this number, and one task does this once
+    moved = replace(kept, phase="starting", server_name=name, node=None, run_id=None, running_at=None, detail=why)
+    task = replace(executing, kernel=kernel, server_name=name)
+    return tables.change(task, Why("moved", plain(why, _DETAIL_CHARACTERS))), tables.save_attempt(moved)
+
+
 def finish(tables: Tables, attempt: Attempt, ended: Ended) -> Task:
     """End an attempt."""
-    ended = replace(ended, detail=plain(ended.detail, _DETAIL_CHARACTERS))
     executing, kept = tables.executing(attempt)
+    ended = replace(ended, detail=plain(ended.detail, _DETAIL_CHARACTERS), node=kept.node)
     task = states.after_attempt(executing, ended, tables.now)
     over = replace(kept, phase="ended", ended_at=tables.now, outcome=ended.outcome, detail=ended.detail)
     tables.save_attempt(over)
@@ -172,8 +225,9 @@ def add_artifact(tables: Tables, attempt: Attempt, artifact: Artifact, most: Art
     """Keep what is known of an artifact."""
     if (artifact.task, artifact.attempt) != (attempt.task, attempt.number):
         raise ValueError(f"{artifact} is not of attempt {attempt.number} of task {attempt.task}")
-    tables.current(attempt)
-    tables.add_artifact(artifact)
+    agent = tables.current(attempt).agent
+    tables.add_artifact(artifact, agent)
+    _check_kept(tables, agent, most.agent_bytes, 0)
     count, size = tables.artifacts_of(attempt)
     if count > most.count or size > most.size_bytes:
         raise NoSpace(f"attempt {attempt.number} of task {attempt.task} has left more than the {most.count} files, "
@@ -214,12 +268,36 @@ def take_over(tables: Tables, task_id: str, taking: Taking) -> Task:
     task = tables.task(task_id)
     if task.state in ("executing", "completed"):
         raise ConflictError(f"task {task_id} is {task.state}: another agent takes over only what still has to be done")
-    if task.agent != taking.agent and not task.ended:
-        _check_open(tables, taking.agent, taking.most_open)
+    if task.agent != taking.agent:
+        _move_to(tables, task, taking)
     task = replace(task, agent=taking.agent, assignee=None if task.assignee == taking.agent else task.assignee)
     if task.request.priority > taking.most_priority:
         task = tables.set_priority(task, taking.most_priority)
     return tables.change(task, Why("handed_over", _to(taking.agent, taking.note), taking.by))
+
+
+def _move_to(tables: Tables, task: Task, taking: Taking) -> None:
+    """Count a task as another agent's, if that one may have it."""
+    size = tables.kept_of_task(task.id)
+    if not task.ended:
+        _check_open(tables, taking.agent, taking.most.open)
+    _check_kept(tables, taking.agent, taking.most.kept_bytes, size)
+    tables.add_kept(task.agent, -size)
+    tables.add_kept(taking.agent, size)
+
+
+def tidy(tables: Tables, task_id: str, why: str) -> int:
+    """Forget the artifacts of a task that has ended, and say so; return their bytes."""
+    task = tables.task(task_id)
+    if not task.ended:
+        return 0
+    tables.change(task, Why("tidied", why))
+    return tables.drop_artifacts(task)
+
+
+def keep_notebook(tables: Tables, attempt: Attempt, size_bytes: int) -> None:
+    """Note how large the notebook is that an attempt has executed so far."""
+    tables.set_notebook(tables.current(attempt), size_bytes)
 
 
 def _to(name: str, note: str) -> str:

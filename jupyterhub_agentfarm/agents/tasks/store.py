@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ...errors import FarmUnavailable, InvalidField, NoSpace
+from ...errors import DiskFull, FarmUnavailable, InvalidField
 from ...faults import Edge
 from ...inventory.database import Database
 from ..models import FINAL_STATES, Artifact, Attempt, Change, Task, TaskState
@@ -31,6 +31,7 @@ from .tables import (
     attempt_of,
     attempts_table,
     changes_table,
+    kept_table,
     needs_table,
     no_task,
     task_of,
@@ -109,6 +110,7 @@ class TaskStore:
             The database cannot be opened.
         """
         await self._database.open()
+        await self._run(_count_kept)
 
     async def aclose(self) -> None:
         """Return when every change that was asked for is made; a second call does nothing."""
@@ -140,20 +142,24 @@ class TaskStore:
     async def _together(self, asked: list[Asked]) -> None:
         """Make changes in one transaction; when one of them fails, each in one of its own."""
         now = self._clock()
-        work = self._run(lambda connection: [_done(connection, now, step) for step, _ in asked])
-        done: list[tuple[Any, list[Told]]] | BaseException = (await asyncio.gather(work, return_exceptions=True))[0]
-        if not isinstance(done, BaseException):
-            for (_, future), (result, told) in zip(asked, done, strict=True):
-                self._tell_safely(told)
-                if not future.done():
-                    future.set_result(result)
-        elif len(asked) == 1 or isinstance(done, FarmUnavailable):
-            for _, future in asked:
-                if not future.done():
-                    future.set_exception(done)
-        else:
+        try:
+            done = await self._run(lambda connection: [_done(connection, now, step) for step, _ in asked])
+        except Exception as exc:  # noqa: BLE001 - whoever asked for a step is given what it raised
+            await self._failed(asked, exc)
+            return
+        for (_, future), (result, told) in zip(asked, done, strict=True):
+            self._tell_safely(told)
+            if not future.done():
+                future.set_result(result)
+
+    async def _failed(self, asked: list[Asked], exc: Exception) -> None:
+        if len(asked) > 1 and not isinstance(exc, FarmUnavailable):
             for each in asked:
                 await self._together([each])
+            return
+        for _, future in asked:
+            if not future.done():
+                future.set_exception(exc)
 
     def _tell_safely(self, told: Sequence[Told]) -> None:
         """Tell what is committed: a fault of those who hear of it is not one of the change."""
@@ -180,12 +186,26 @@ class TaskStore:
         """Forget those of some tasks that have ended, unless another task still needs them; return their ids."""
 
         def _forget(connection: Connection) -> set[str]:
-            query = sa.select(tasks_table.c.id).where(tasks_table.c.id.in_(ids), *_forgettable()).with_for_update()
-            found = set(connection.execute(query).scalars())
-            connection.execute(tasks_table.delete().where(tasks_table.c.id.in_(found)))
-            return found
+            table, tables = tasks_table.c, Tables(connection, 0)
+            query = sa.select(table.id, table.agent).where(table.id.in_(ids), *_forgettable()).with_for_update()
+            found: dict[str, str] = {row.id: row.agent for row in connection.execute(query)}
+            for task_id, agent in found.items():
+                tables.add_kept(agent, -tables.kept_of_task(task_id))
+            connection.execute(tasks_table.delete().where(table.id.in_(found)))
+            return set(found)
 
         return await self._run(_forget)
+
+    async def with_artifacts(self, agent: str) -> list[tuple[str, int]]:
+        """Return the ids of an agent's tasks that have ended and left artifacts, with their bytes, the oldest first.
+
+        Those that another task still needs are none of them.
+        """
+        table, size = tasks_table.c, sa.func.sum(artifacts_table.c.size_bytes)
+        query = sa.select(table.id, size).join(artifacts_table, artifacts_table.c.task == table.id)
+        query = query.where(table.agent == agent, *_forgettable()).group_by(table.id, table.changed_at, table.number)
+        rows = await self._rows(query.order_by(table.changed_at, table.number))
+        return [(row[0], int(row[1])) for row in rows]
 
     # ---- queries ----
 
@@ -267,6 +287,10 @@ class TaskStore:
         query = sa.select(*columns).where(table.task == task_id).order_by(table.attempt, table.path)
         return [Artifact(*row) for row in await self._rows(query)]
 
+    async def kept_bytes(self) -> dict[str, int]:
+        """Return the bytes of notebooks and artifacts that are kept of each agent's tasks."""
+        return {row.agent: row.bytes for row in await self._rows(sa.select(kept_table.c.agent, kept_table.c.bytes))}
+
     async def busy(self) -> set[str]:
         """Return the names of agents with tasks that have not ended."""
         table = tasks_table.c
@@ -281,21 +305,27 @@ class TaskStore:
             found.setdefault(agent, {})[state] = count
         return found
 
+    async def queued(self) -> dict[int, int]:
+        """Return how many tasks are available, by their priority."""
+        table = tasks_table.c
+        query = sa.select(table.priority, sa.func.count()).where(table.state == "available").group_by(table.priority)
+        return dict(await self._rows(query))
+
     async def _run(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` returns, done in a transaction.
 
         Raises
         ------
-        NoSpace
-            The database's disk is full.
+        DiskFull
+            The database's disk is.
         FarmUnavailable
             The database does not answer, or not in time.
         """
         try:
             return await self._database.run(work)
         except sa.exc.OperationalError as exc:
-            if "full" in str(exc.orig):
-                raise NoSpace(f"the database of tasks cannot grow: {exc.orig}") from exc
+            if "full" in str(exc.orig) or "No space left" in str(exc.orig):
+                raise DiskFull(f"the database of tasks cannot grow: {exc.orig}") from exc
             raise FarmUnavailable(f"the database of tasks does not answer: {exc.orig}") from exc
 
     async def _made(self, query: sa.Select[Any], make: Callable[[Any], T]) -> list[T]:
@@ -309,6 +339,15 @@ class TaskStore:
 def _done(connection: Connection, now: float, step: Callable[[Tables], T]) -> tuple[T, list[Told]]:
     tables = Tables(connection, now)
     return step(tables), tables.told
+
+
+def _count_kept(connection: Connection) -> None:
+    """Count what is kept, once: an earlier version did not. The notebooks of its tasks are left out."""
+    if connection.execute(sa.select(kept_table.c.agent).limit(1)).first() is not None:
+        return
+    joined = artifacts_table.join(tasks_table, artifacts_table.c.task == tasks_table.c.id)
+    sizes = sa.select(tasks_table.c.agent, sa.func.sum(artifacts_table.c.size_bytes)).select_from(joined)
+    connection.execute(kept_table.insert().from_select(["agent", "bytes"], sizes.group_by(tasks_table.c.agent)))
 
 
 def _forgettable() -> tuple[sa.ColumnElement[bool], ...]:

@@ -48,6 +48,8 @@ tasks_table = sa.Table(
     # JSON; all but its priority never changes, and it is decoded only once in a while.
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("record", sa.JSON, nullable=False),
+    # Of the notebook as it was submitted; null of tasks at a path, and of those from before this was kept.
+    sa.Column("notebook_bytes", sa.BigInteger),
     sa.Index("agent_tasks_key", "submitted_for", "idempotency_key", unique=True),
     sa.Index("agent_tasks_state", "state", "available_at"),
     sa.Index("agent_tasks_agent", "agent", "state", "priority"),
@@ -67,6 +69,8 @@ attempts_table = sa.Table(
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("ended", sa.Boolean, nullable=False),
     sa.Column("record", sa.JSON, nullable=False),
+    # Of the notebook as the attempt has executed it.
+    sa.Column("notebook_bytes", sa.BigInteger),
     sa.UniqueConstraint("task", "number"),
     sqlite_autoincrement=True,
 )
@@ -91,6 +95,13 @@ artifacts_table = sa.Table(
     sa.Column("path", sa.Text, primary_key=True),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
+)
+#: Bytes of notebooks and artifacts that are kept of all tasks of an agent: the sum of the columns of bytes above.
+kept_table = sa.Table(
+    "agent_task_bytes",
+    metadata,
+    sa.Column("agent", sa.String(63), primary_key=True),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
 )
 #: What a task is made from, by :func:`task_of`.
 TASK_COLUMNS = (tasks_table.c.request, tasks_table.c.record)
@@ -147,13 +158,15 @@ class Tables:
         query = sa.select(*TASK_COLUMNS).where(*wanted).order_by(tasks_table.c.number).with_for_update()
         return [task_of(row) for row in self.connection.execute(query)]
 
-    def add_task(self, task: Task, digest: str, why: Why) -> None:
+    def add_task(self, task: Task, digest: str, why: Why, notebook_bytes: int | None = None) -> None:
         """Keep a new task, and what it needs."""
         request = task.request
         row = _task_row(task) | {"id": task.id, "digest": digest, "submitted_for": task.agent, "name": request.name}
         row |= {"request": json.dumps(to_json(request)), "created_by": task.created_by, "project": request.project}
         row |= {"idempotency_key": request.idempotency_key, "priority": request.priority}
-        self.connection.execute(tasks_table.insert(), row)
+        row |= {"notebook_bytes": notebook_bytes}
+        self.add_kept(task.agent, notebook_bytes or 0)
+        self.connection.execute(_insert(tasks_table), row)
         if request.after:
             needs = [{"task": task.id, "needs": other} for other in sorted(set(request.after))]
             self.connection.execute(needs_table.insert(), needs)
@@ -222,12 +235,14 @@ class Tables:
 
     # ---- artifacts ----
 
-    def add_artifact(self, artifact: Artifact) -> None:
-        """Keep what is known of an artifact, in place of one of the same path."""
-        row, table = to_json(artifact), artifacts_table.c
+    def add_artifact(self, artifact: Artifact, agent: str) -> None:
+        """Keep what is known of an artifact of an agent's task, in place of one of the same path."""
+        table = artifacts_table.c
         same = (table.task == artifact.task, table.attempt == artifact.attempt, table.path == artifact.path)
+        before = self.connection.execute(sa.select(table.size_bytes).where(*same)).scalar() or 0
         self.connection.execute(artifacts_table.delete().where(*same))
-        self.connection.execute(artifacts_table.insert(), row)
+        self.connection.execute(artifacts_table.insert(), to_json(artifact))
+        self.add_kept(agent, artifact.size_bytes - before)
         self.told.append(Told(artifact=artifact))
 
     def artifacts_of(self, attempt: Attempt) -> tuple[int, int]:
@@ -236,6 +251,48 @@ class Tables:
         query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(table.size_bytes), 0))
         row = self.connection.execute(query.where(table.task == attempt.task, table.attempt == attempt.number)).one()
         return int(row[0]), int(row[1])
+
+    def drop_artifacts(self, task: Task) -> int:
+        """Forget the artifacts of a task; return their bytes."""
+        mine = artifacts_table.c.task == task.id
+        size = self._sum(artifacts_table.c.size_bytes, mine)
+        self.connection.execute(artifacts_table.delete().where(mine))
+        self.add_kept(task.agent, -size)
+        return size
+
+    # ---- bytes that are kept ----
+
+    def kept_of_agent(self, agent: str) -> int:
+        """Return the bytes that are kept of an agent's tasks."""
+        return self._sum(kept_table.c.bytes, kept_table.c.agent == agent)
+
+    def kept_of_task(self, task_id: str) -> int:
+        """Return the bytes that are kept of a task."""
+        tasks, attempts, artifacts = tasks_table.c, attempts_table.c, artifacts_table.c
+        notebooks = self._sum(tasks.notebook_bytes, tasks.id == task_id)
+        executed = self._sum(attempts.notebook_bytes, attempts.task == task_id)
+        return notebooks + executed + self._sum(artifacts.size_bytes, artifacts.task == task_id)
+
+    def set_notebook(self, attempt: Attempt, size_bytes: int) -> None:
+        """Note how large the notebook is that an attempt has executed so far."""
+        mine, size = attempts_table.c.fence == attempt.fence, attempts_table.c.notebook_bytes
+        before = self._sum(size, mine)
+        self.connection.execute(attempts_table.update().where(mine), {"notebook_bytes": size_bytes})
+        self.add_kept(attempt.agent, size_bytes - before)
+
+    def add_kept(self, agent: str, more_bytes: int) -> None:
+        """Count more bytes, or fewer, as kept of an agent's tasks."""
+        if not more_bytes:
+            return
+        table = kept_table.c
+        more = kept_table.update().where(table.agent == agent).values(bytes=table.bytes + more_bytes)
+        if not self.connection.execute(more).rowcount:
+            self.connection.execute(kept_table.insert(), {"agent": agent, "bytes": more_bytes})
+
+    def _sum(self, column: sa.ColumnElement[Any], where: sa.ColumnElement[bool]) -> int:
+        return int(
+            self.connection.execute(sa.select(sa.func.coalesce(sa.func.sum(column), 0)).where(where)).scalar_one()
+        )
 
 
 _SELECTED_BY = ("agent", "state", "assignee", "available_at", "changed_at")
@@ -255,8 +312,8 @@ _SAVE_ATTEMPT = attempts_table.update().where(attempts_table.c.fence == sa.bindp
 def task_of(row: Any) -> Task:
     """Return the task of a row of `TASK_COLUMNS`."""
     record = dict(row.record)
-    error = record.pop("error")
-    return Task(**record, request=_request(row.request), error=None if error is None else _error(error))
+    error, avoid = record.pop("error"), tuple(record.pop("avoid", ()))
+    return Task(**record, avoid=avoid, request=_request(row.request), error=None if error is None else _error(error))
 
 
 def _error(kept: object) -> TaskError:
@@ -290,6 +347,12 @@ def _task_row(task: Task) -> dict[str, Any]:
 
 def _inserted(connection: Connection, table: sa.Table, row: dict[str, Any]) -> int:
     """Insert a row; return the number that the database gave it."""
-    key = connection.execute(table.insert(), row).inserted_primary_key
+    key = connection.execute(_insert(table), row).inserted_primary_key
     assert key is not None  # for one row there is one
     return int(key[0])
+
+
+@lru_cache
+def _insert(table: sa.Table) -> sa.Insert:
+    """Return the statement, made once: SQLAlchemy finds what it has compiled by the statement's structure."""
+    return table.insert()

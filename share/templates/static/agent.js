@@ -22,11 +22,12 @@ function draw() {
     agent.detail ? el("span", { class: "muted" }, agent.detail) : null,
     agent.left_to_do ? el("span", { class: "warn small" }, `still to be done: ${agent.left_to_do}`) : null]);
   drawWhenNew($("actions"), agent.state, () => agentButtons(agent, refresh));
-  drawWhenNew($("figures"), [agent.usage, agent.limits, agent.tasks], () => [
+  drawWhenNew($("figures"), [agent.usage, agent.limits, agent.tasks, agent.kept_bytes], () => [
     limitFigure("Servers", usage.servers, agent.limits.servers), limitFigure("GPUs", usage.gpus, agent.limits.gpus),
     limitFigure(usage.window_hours ? `GPU-hours in ${usage.window_hours < 48 ? plural(usage.window_hours, "hour") : plural(Math.round(usage.window_hours / 24), "day")}` : "GPU-hours", usage.gpu_hours, agent.limits.gpu_hours, 1),
     figure("Tasks completed", (agent.tasks.completed || 0).toLocaleString(), `of ${Object.values(agent.tasks).reduce((sum, count) => sum + count, 0).toLocaleString()}`),
-    figure("Discarded", (agent.tasks.discarded || 0).toLocaleString(), "tasks")]);
+    figure("Discarded", (agent.tasks.discarded || 0).toLocaleString(), "tasks"),
+    figure("Results kept", format.bytes(agent.kept_bytes), agent.max_kept_bytes ? `of ${format.bytes(agent.max_kept_bytes)}` : "")]);
   drawServers();
   drawTasks();
   drawWhenNew($("facts"), agent, () => facts([

@@ -17,7 +17,7 @@ Object.assign(STATUS_KIND, {
 const REASONS = {
   submitted: "submitted", not_before: "waits for its time", dependencies: "waits for other tasks", due: "may start",
   claimed: "an attempt began", completed: "completed", cancelled: "cancelled", retried: "asked for once more",
-  handed_over: "handed over", node_lost: "its node is gone", server_lost: "its server is gone",
+  handed_over: "handed over", moved: "goes on in another server", tidied: "its files made room", node_lost: "its node is gone", server_lost: "its server is gone",
   start_failed: "its server did not start", kernel_died: "its kernel died", output_lost: "its output was lost",
   quota: "the agent's limits are reached", internal: "a fault of the farm", cell_error: "a cell failed",
   cell_timeout: "a cell took too long", run_timeout: "it took too long", invalid_notebook: "the notebook cannot be used",

@@ -70,7 +70,7 @@ function drawFailure() {
   if (!error || state.task.state === "completed") { drawWhenNew(place, null, () => null); return; }
   drawWhenNew(place, error, () => el("section", { class: "note bad failure", "aria-label": "Why the notebook failed" },
     el("p", {}, el("strong", {}, error.ename), error.evalue ? `: ${error.evalue}` : ""),
-    error.cell === null ? null : el("p", { class: "small" }, `Cell ${error.cell}${error.line ? `, line ${error.line}` : ""}`, ": ",
+    error.cell === null ? null : el("p", { class: "small" }, `Cell ${error.cell}, ${error.line ? `line ${error.line}` : "line unknown; it begins as shown here"}`, ": ",
       el("button", { class: "link", onclick: () => notebook.cell(error.cell) }, "show it in the notebook")),
     error.source_line ? el("pre", { tabindex: "0" }, error.source_line) : null,
     error.traceback.length ? el("details", {}, el("summary", {}, "Traceback"), el("pre", { tabindex: "0" }, error.traceback.join("\n"))) : null));

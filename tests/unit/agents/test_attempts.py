@@ -18,7 +18,7 @@ from jupyterhub_agentfarm.agents.dispatch.outcomes import REASONS, outcome_of, r
 from jupyterhub_agentfarm.agents.dispatch.servers import StartFailed, TaskServers, compact
 from jupyterhub_agentfarm.agents.dispatch.told import ToldRun, told_artifacts, told_run
 from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
-from jupyterhub_agentfarm.agents.metrics import TaskMetrics
+from jupyterhub_agentfarm.agents.metrics import Now, TaskMetrics, nodes_now
 from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskRequest
 from jupyterhub_agentfarm.agents.tasks.states import OUTCOMES
 from jupyterhub_agentfarm.controller.views import node_view
@@ -89,11 +89,13 @@ async def test_a_silent_server_on_a_node_that_is_well_is_waited_for() -> None:
 
 
 async def test_an_unreachable_node_needs_both_silences() -> None:
-    """The server and its node are silent for the grace each; a node seen as unreachable a moment ago does not do."""
+    """The server is silent for the grace, and together with its node's silence for twice that: sshd may just restart."""
     known = Known()
     known.tell_node(state="unreachable", detail="timed out")
-    assert await known.watch().verdict(60) is None
+    assert await known.watch().verdict(5.9) is None
+    assert await known.watch().verdict(6) is not None, "it has been silent long before that was seen of its node"
     known.clock.now += 3
+    assert await known.watch().verdict(2.9) is None
     assert await known.watch().verdict(1) is None
     lost = await known.watch().verdict(3)
     assert lost is not None
@@ -267,7 +269,7 @@ async def test_warm_servers() -> None:
     assert warm.find("a", UserOptions(gpus=1)) is None, "nobody knows whether it lives"
     nodes = {"n1": node_view(node("n1"), (), lambda _: True)}
     warm.look([to_json(replace(LEASE, owner="a", server_name=f"s{number}")) for number in range(2)], nodes)
-    assert warm.find("a", UserOptions(gpus=1), avoid="n1") is None
+    assert warm.find("a", UserOptions(gpus=1, avoid=("n1",))) is None
     assert warm.find("a", UserOptions(gpus=1)) == "s1"
     assert warm.find("b", UserOptions(gpus=1)) is None
     assert warm.find("a", UserOptions()) == "s0"
@@ -389,6 +391,9 @@ def test_options_of_servers() -> None:
     own = TaskServers(Hub(READY), cpus=2)  # type: ignore[arg-type]
     assert compact(own.options(UserOptions(), "ir")) == {"kernel": "ir", "cpus": 2.0}
     assert compact(own.options(UserOptions(kernel="python3", cpus=0.5), "ir")) == {"kernel": "python3", "cpus": 0.5}
+    asked = UserOptions(cpus=1, avoid=("a", "mine"))
+    assert own.options(asked, "", ("b", "a")).avoid == ("a", "b", "mine")
+    assert len(own.options(asked, "", tuple(f"n{number}" for number in range(20))).avoid) == 16
     assert own.url("bot", "task-1").endswith("/user/bot/task-1/")
 
 
@@ -403,8 +408,20 @@ def test_metrics() -> None:
     ended = Task("1" * 16, "secret-agent", "completed", "completed", "", asked, 0.0, "secret-person",
                  5.0, 20.0, started_at=7.0, ended_at=20.0)  # fmt: skip
     counted.began(ended, Attempt(ended.id, 1, 1, "secret-agent", "s", "starting", 8.0))
-    counted.ended(ended, "completed")
-    text = counted.text({"available": 3}, {"active": 2})
+    counted.ended(ended, "completed", "n1")
+    counted.ended(replace(ended, state="retryable", ended_at=None), "kernel_died")
+    queued = {-5: 1, 0: 2, 7: 3, 100: 4}
+    view = {"spec": {"role": "microserver"}, "state": "ready"}
+    views = {"n1": view, "n2": view | {"state": "down"}, "big": view | {"spec": {"role": "gpuserver"}}}
+    leases = [{"node": node, "owner": owner} for node, owner in (("n1", "b"), ("n1", "a"), ("n1", "ada"), (None, "b"))]
+    going = [
+        Attempt("2" * 16, 1, 2, "a", "s", "running", 8.0, node="n1", running_at=9.0),
+        Attempt("3" * 16, 1, 3, "a", "s", "starting", 8.0, node="n1"),
+        Attempt("4" * 16, 1, 4, "b", "s", "starting", 8.0),
+        Attempt("5" * 16, 1, 5, "b", "s", "running", 8.0, node="n2", running_at=9.0),
+    ]
+    nodes = nodes_now(views, leases, going, ["a", "b"])
+    text = counted.text(Now({"available": 3}, {"active": 2}, queued, 5, nodes))
     assert "secret" not in text
     samples = {
         (sample.name, *sample.labels.values()): sample.value
@@ -419,3 +436,13 @@ def test_metrics() -> None:
     assert [samples["agentfarm_task_duration_seconds_count", end] for end in TASK_ENDS] == [1, 0, 0]
     assert samples["agentfarm_task_duration_seconds_sum", "completed"] == 13
     assert make_agent("a").state in AGENT_STATES
+    assert [samples["agentfarm_tasks_queued", each] for each in ("low", "normal", "high")] == [1, 2, 7]
+    assert samples["agentfarm_tasks_kept_bytes",] == 5
+    assert samples["agentfarm_tasks_finished_total", "n1", "succeeded"] == 1
+    assert samples["agentfarm_tasks_finished_total", "n2", "failed"] == 0
+    assert [samples["agentfarm_node_tasks", "n1", state] for state in ("queued", "running")] == [1, 1]
+    assert [samples["agentfarm_node_agents", "n1", state] for state in ("working", "idle")] == [1, 1]
+    assert ("agentfarm_node_tasks", "n2", "running") not in samples
+    parts = [counted.text(Now(nodes=nodes), each) for each in ("hub", "microserver", "gpuserver")]
+    assert ["node=" in part for part in parts] == [False, True, True]
+    assert ['node="big"' in part for part in parts] == [False, False, True]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,9 +24,12 @@ from jupyterhub_agentfarm.agents.dispatch.carrier import Carried, Carrier
 from jupyterhub_agentfarm.agents.dispatch.carriers import Carriers
 from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
 from jupyterhub_agentfarm.agents.dispatch.servers import StartFailed
+from jupyterhub_agentfarm.agents.dispatch.submission import submission
 from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
-from jupyterhub_agentfarm.agents.models import Attempt, Task
-from jupyterhub_agentfarm.errors import FarmUnavailable, RunFailed
+from jupyterhub_agentfarm.agents.models import Attempt, Task, TaskRequest
+from jupyterhub_agentfarm.agents.tasks import files as files_module
+from jupyterhub_agentfarm.agents.tasks.files import Received
+from jupyterhub_agentfarm.errors import DiskFull, FarmUnavailable, RunFailed
 from jupyterhub_agentfarm.models import UserOptions
 from jupyterhub_agentfarm.records import to_json
 from jupyterhub_agentfarm.runs.client import LEASE_HEADER
@@ -68,18 +74,21 @@ class Site:
     def __init__(self, books: Books, url: str, server: Server) -> None:
         self.books, self.book, self.server, self.url_ = books, books.book, server, url
         self.stopped: list[str] = []
+        self.started: list[tuple[str, UserOptions]] = []
         self.refusal: StartFailed | None = None
         farm = SimpleNamespace(current=True, nodes={}, leases={}, waiting_for=lambda *_: "")
         self.warm = WarmServers(self)
-        parts = (self.book, self, self.warm, (farm, FarmNews()), self)
+        self.news = FarmNews()
+        parts = (self.book, self, self.warm, (farm, self.news), self)
         self.carriers = Carriers(*parts, retry_interval=0.01, poll_interval=0.01, cancel_timeout=5)  # type: ignore[arg-type]
 
     def url(self, _agent: str, _name: str) -> str:
         """Return where the server is."""
         return self.url_
 
-    async def start(self, _agent: str, _name: str, _options: UserOptions) -> None:
+    async def start(self, _agent: str, name: str, options: UserOptions) -> None:
         """Start it, or refuse to."""
+        self.started.append((name, options))
         if self.refusal is not None:
             raise self.refusal
 
@@ -151,12 +160,115 @@ async def test_lies_end_the_attempt_and_nothing_else(site: Site, lie: dict[str, 
     assert [each.state for each in await site.book.tasks()] == ["available"]
 
 
-@pytest.mark.parametrize(("name", "state"), [("ir", "retryable"), ("../x", "discarded")])
-async def test_a_kernel_that_the_server_lacks(site: Site, name: str, state: str) -> None:
-    """The kernel that a notebook names on its server is asked for in the next attempt, if it is the name of one."""
+async def test_a_kernel_that_the_server_lacks(site: Site) -> None:
+    """The attempt goes on in a server that has the kernel which the notebook's file on the first one names."""
+    lacking = site.server.run | {"state": "failed", "reason": "kernel_not_found", "kernel_name": "ir"}
+    runs = iter([lacking, site.server.run])
+    site.server.answers["POST "] = lambda _: _later(told(next(runs), 201))
+    site.server.answers["GET "] = lambda _: _later(told(lacking if len(site.started) == 1 else site.server.run))
+    task, attempt = await site.carried()
+    assert (task.state, task.kernel, attempt.number, attempt.outcome) == ("completed", "ir", 1, "completed")
+    (first, usual), (second, with_kernel) = site.started
+    assert (usual.kernel, with_kernel.kernel, attempt.server_name) == ("", "ir", second)
+    assert site.stopped == [first]
+    assert [change.reason for change in await site.book.changes(task.id)] == [
+        "submitted", "claimed", "moved", "completed",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "servers"), [("ir", 2), ("../x", 1)])
+async def test_a_kernel_that_no_server_has(site: Site, name: str, servers: int) -> None:
+    """Such a task is discarded at its first attempt; what is no kernel's name is asked for nowhere."""
     site.server.run |= {"state": "failed", "reason": "kernel_not_found", "kernel_name": name}
-    task, _ = await site.carried()
-    assert (task.state, task.reason, task.kernel) == (state, "kernel_not_found", name if state == "retryable" else "")
+    task, attempt = await site.carried()
+    assert (task.state, task.reason, attempt.number, len(site.started)) == ("discarded", "kernel_not_found", 1, servers)
+
+
+async def test_a_notebook_is_submitted_as_it_is_kept(tmp_path: Path) -> None:
+    """A large one is neither read nor written anew, which would hold up all others."""
+    async with opened(f"sqlite:///{tmp_path / 'tasks.sqlite'}", tmp_path) as books:
+        cells = b",".join([b'{"cell_type":"raw","metadata":{},"source":"a"}'] * 400_000)
+        notebook = b'{"cells":[' + cells + b'],"metadata":{},"nbformat":4,"nbformat_minor":4}'
+        request = TaskRequest(notebook={}, parameters={"x": [1]}, name='"n"', options=UserOptions(kernel="ir"))
+        task, _ = await books.book.submit(request, "bot", "ada", notebook)
+        _, attempt = await books.book.claim(task.id)
+        began = time.process_time()
+        body = await submission(task, attempt, books.book.files)
+        took = time.process_time() - began
+        began = time.process_time()
+        sent = json.loads(body)
+        assert took < (time.process_time() - began) / 4
+        assert len(sent.pop("notebook")["cells"]) == 400_000
+        assert (sent["parameters"], sent["name"], sent["kernel_name"]) == ({"x": [1]}, '"n"', "ir")
+        assert sent["environment"]["AGENTFARM_TASK_ID"] == task.id
+        task, _ = await books.book.submit(TaskRequest(path='a".ipynb'), "bot", "ada", None)
+        sent = json.loads(await submission(task, attempt, books.book.files))
+        assert (sent["path"], sent["idempotency_key"]) == ('a".ipynb', attempt.key)
+
+
+def artifact(site: Site, path: str, content: bytes) -> None:
+    """Have the server tell of a file that the run left."""
+    entry = {"path": path, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    site.server.answers["GET /artifacts"] = lambda _: _later(told({"artifacts": [entry], "refused": []}))
+    site.server.answers[f"GET /artifacts/{path}"] = lambda _: _later(told(body=content))
+
+
+async def test_a_full_disk_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While this side has no room the node keeps what a run left, and the attempt says so; then all of it is kept."""
+    artifact(site, "a.csv", b"1,2")
+    task, _, carrier = await site.begun()
+    create, full = files_module._create, [True]
+
+    def on_a_full_disk(path: Path) -> Any:
+        return Path("/dev/full").open("wb", buffering=0) if full[0] else create(path)
+
+    monkeypatch.setattr(files_module, "_create", on_a_full_disk)
+    carrying = asyncio.create_task(carrier.carry())
+
+    async def waits() -> bool:
+        (attempt,) = await site.book.attempts(task.id)
+        return attempt.phase == "collecting" and "No space left on device" in attempt.detail
+
+    await eventually(waits, "the attempt says what it waits for")
+    tries = site.server.asked.count("GET /artifacts/a.csv")
+    assert "DELETE " not in site.server.asked
+    full[0] = False
+    async with asyncio.timeout(20):
+        await carrying
+    (attempt,) = await site.book.attempts(task.id)
+    assert (attempt.outcome, attempt.detail, tries) == ("completed", "", 0)
+    assert [each.path for each in await site.book.artifacts(task.id)] == ["a.csv"]
+    await eventually(lambda: "DELETE " in site.server.asked, "the server may forget the run")
+
+
+async def test_a_disk_that_stays_full(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At some time the attempt ends, says where its results are, and leaves them there."""
+    site.carriers.disk_timeout = 0.1
+    plain = site.book.files.receive
+
+    async def receive(attempt: Attempt, path: str, content: AsyncIterator[bytes]) -> Received:
+        await plain(attempt, path, content)
+        raise DiskFull(f"{path} cannot be kept: No space left on device")
+
+    artifact(site, "a.csv", b"1,2")
+    monkeypatch.setattr(site.book.files, "receive", receive)
+    task, attempt = await site.carried()
+    assert (task.state, attempt.outcome) == ("retryable", "internal")
+    assert "they are left on" in attempt.detail
+    assert site.server.asked.count("GET /artifacts/a.csv") > 1
+    await site.carriers.aclose()
+    assert "DELETE " not in site.server.asked
+
+
+async def test_what_is_not_kept_here_stays_on_the_node(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is larger than what is kept is left out with a note; the server is not asked to forget it."""
+    monkeypatch.setattr(site.book.files, "max_artifact", 2)
+    artifact(site, "a.csv", b"1,2")
+    task, attempt = await site.carried()
+    assert task.state == "completed"
+    assert "a.csv" in attempt.detail
+    await site.carriers.aclose()
+    assert "DELETE " not in site.server.asked
 
 
 async def test_a_list_of_files_that_is_none(site: Site) -> None:
@@ -216,7 +328,7 @@ async def test_a_fault_while_a_cancelled_attempt_ends(
     async def fail(*_: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(carrier._runs, "cancel", fail)
+    monkeypatch.setattr(carrier._server.runs, "cancel", fail)
     await site.book.cancel(task.id, "ada")
     carrier.end("cancelled")
     async with asyncio.timeout(10):
@@ -240,10 +352,7 @@ async def test_a_database_that_is_away_for_a_while_is_waited_for(site: Site, mon
 
     for name in ("note", "keep_notebook", "add_artifact", "finish"):
         monkeypatch.setattr(site.book, name, flaky(name, getattr(site.book, name)))
-    content = b"1,2"
-    entry = {"path": "a.csv", "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    site.server.answers["GET /artifacts"] = lambda _: _later(told({"artifacts": [entry], "refused": []}))
-    site.server.answers["GET /artifacts/a.csv"] = lambda _: _later(told(body=content))
+    artifact(site, "a.csv", b"1,2")
     task, attempt = await site.carried()
     assert (task.state, attempt.detail) == ("completed", "")
     assert [each.path for each in await site.book.artifacts(task.id)] == ["a.csv"]
@@ -264,6 +373,43 @@ async def test_a_start_that_is_refused_because_of_the_agent(site: Site, inactive
     site.carriers.inactive = lambda _agent: inactive
     task, _ = await site.carried()
     assert (task.state, task.reason) == (state, reason)
+
+
+@pytest.mark.parametrize(
+    ("free_in_seconds", "pause_seconds"),
+    [(200.0, 200), (1e6, 900), (-5.0, 1), (None, 60), ("the controller is away", 60)],
+)
+async def test_a_used_up_quota_is_tried_again_when_some_of_it_is_free(
+    site: Site, free_in_seconds: float | str | None, pause_seconds: float
+) -> None:
+    """The task waits until then, but not for ever, and says how long; where nobody knows it asks now and then."""
+
+    async def usage() -> dict[str, Any]:
+        if isinstance(free_in_seconds, str):
+            raise FarmUnavailable(free_in_seconds)
+        free_at = None if free_in_seconds is None else time.time() + free_in_seconds
+        others = {"owner": "other", "gpu_hours_free_at": time.time() + 5}
+        return {"usage": [others, {"owner": "bot", "gpu_hours_free_at": free_at}]}
+
+    site.refusal = StartFailed("quota", "bot used 4.0 of 4 GPU-hours in 7 days: 1 h is free again later")
+    site.carriers.usage = usage
+    task, _ = await site.carried()
+    assert (task.state, task.reason, task.failures) == ("retryable", "quota", 0)
+    assert task.available_at - site.books.clock.now == pytest.approx(pause_seconds, abs=1)
+    waits = round(task.available_at - task.changed_at)
+    assert re.search(rf"free again later; it is tried again in {waits} s, on \w+day", task.detail)
+
+
+async def test_a_start_that_failed_names_its_node(site: Site) -> None:
+    """The next attempt avoids the node on which a server did not come up, whose lease has ended by now."""
+    site.refusal = StartFailed("start_failed", "the server ended at once")
+    task, attempt, carrier = await site.begun()
+    site.news.update_lease(
+        {"owner": "bot", "server_name": attempt.server_name, "state": "released", "node": "n7", "detail": ""}
+    )
+    await carrier.carry()
+    assert (await site.book.attempts(task.id))[-1].node == "n7"
+    assert (await site.book.task(task.id)).avoid == ("n7",)
 
 
 async def _later(answer: web.Response) -> web.StreamResponse:

@@ -18,20 +18,20 @@ from waiting import eventually
 
 from jupyterhub_agentfarm.agents.dispatch import dispatcher
 from jupyterhub_agentfarm.agents.dispatch.carrier import Carried
-from jupyterhub_agentfarm.agents.dispatch.dispatcher import Dispatcher, named_kernel
+from jupyterhub_agentfarm.agents.dispatch.dispatcher import Dispatcher
 from jupyterhub_agentfarm.agents.dispatch.farm_news import FarmNews
 from jupyterhub_agentfarm.agents.dispatch.servers import TaskServers
 from jupyterhub_agentfarm.agents.dispatch.warm import WarmServers
-from jupyterhub_agentfarm.agents.metrics import TaskMetrics
+from jupyterhub_agentfarm.agents.metrics import Now, TaskMetrics
 from jupyterhub_agentfarm.agents.models import AgentLimits, Attempt, Task, TaskReason, TaskRequest
 from jupyterhub_agentfarm.agents.tasks.book import TaskBook
 from jupyterhub_agentfarm.controller.views import node_view
-from jupyterhub_agentfarm.errors import ConflictError, FarmUnavailable, Fenced
+from jupyterhub_agentfarm.errors import ConflictError, FarmUnavailable
 from jupyterhub_agentfarm.inventory.database import Database
 from jupyterhub_agentfarm.models import Lease, UserOptions
 from jupyterhub_agentfarm.records import to_json
 
-NOTEBOOK = json.dumps(notebook("1", kernelspec={"name": "ir", "display_name": "R"})).encode()
+NOTEBOOK = json.dumps(notebook("1")).encode()
 
 
 class Carrier:
@@ -95,7 +95,7 @@ class World:
     async def submit(self, agent: str = "bot", content: bytes | None = NOTEBOOK, **fields: Any) -> str:
         """Submit a task; return its id."""
         request = TaskRequest(path=None if content else "n.ipynb", notebook={} if content else None, **fields)
-        return (await self.book.submit(request, agent, "ada", content))[0].id
+        return (await self.book.submit(request, agent, "ada", content, kernel="ir" if content else ""))[0].id
 
     async def begun(self, count: int) -> Carrier:
         """Return the newest carrier once there are so many."""
@@ -121,7 +121,7 @@ async def test_a_task_is_begun_with_its_notebooks_kernel(world: World) -> None:
     carrier = await world.begun(1)
     assert (carrier.task.id, carrier.options.kernel, carrier.options.cpus) == (task, "ir", 1)
     carrier.end("completed")
-    await eventually(lambda: 'attempts_total{outcome="completed"} 1' in world.metrics.text({}, {}), "it is counted")
+    await eventually(lambda: 'attempts_total{outcome="completed"} 1' in world.metrics.text(Now()), "it is counted")
     await world.submit(content=None)
     assert (await world.begun(2)).options.kernel == ""
 
@@ -218,9 +218,9 @@ async def test_an_agent_that_ends_while_a_task_is_claimed(world: World, state: s
         world.state = state
         return await plain(*arguments, **options)
 
+    world.book.claim = claim  # type: ignore[method-assign]
     await world.dispatcher.open()
     task = await world.submit()
-    world.book.claim = claim  # type: ignore[method-assign]
 
     async def ended() -> bool:
         return (await world.book.task(task)).state == becomes
@@ -258,6 +258,29 @@ async def test_what_executes_without_a_carrier_is_taken_up(world: World) -> None
     assert (await world.begun(2)).attempt.number == 1
 
 
+async def test_a_carrier_that_leaves_late_takes_only_itself_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the next attempt began before the carrier of the last one was gone, its end can be asked for still."""
+    may_leave = asyncio.Event()
+    plain = Carrier.carry
+
+    async def carry(self: Carrier) -> tuple[Task, TaskReason]:
+        ended = await plain(self)
+        await may_leave.wait()
+        return ended
+
+    monkeypatch.setattr(Carrier, "carry", carry)
+    await world.dispatcher.open()
+    task = await world.submit()
+    (await world.begun(1)).end("node_lost")
+    second = await world.begun(2)
+    may_leave.set()
+    await eventually(lambda: 'outcome="node_lost"} 1' in world.metrics.text(Now()), "the first carrier has left")
+    await world.book.cancel(task, "ada")
+    await eventually(second.ended.done, "the second carrier knows")
+
+
 async def test_many_that_cannot_go_hide_none_that_can(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many tasks of an agent wait for GPUs that it may not have now, one that needs none begins."""
     monkeypatch.setattr(dispatcher, "_TASKS", 2)
@@ -285,14 +308,14 @@ async def test_leftovers_are_those_of_tasks(world: World, monkeypatch: pytest.Mo
     assert stopped == ["task-0123abcd-12"]
 
 
-async def test_a_kernel_that_was_missing_is_asked_for(world: World) -> None:
-    """The next attempt of a task at a path gets the kernel that the first one found in the file."""
+async def test_an_attempt_that_moved_is_taken_up_where_it_went(world: World) -> None:
+    """A service that was killed after its notebook had named another kernel asks for a server that has it."""
+    task = await world.submit(content=None)
+    _, attempt = await world.book.claim(task)
+    await world.book.move(attempt, "ir", "there is no ir on n1")
     await world.dispatcher.open()
-    await world.submit(content=None)
-    first = await world.begun(1)
-    await world.book.finish(first.attempt, "kernel_not_found", "there is no ir", kernel="ir")
-    first.ended.set_exception(Fenced(first.task.id, 1))
-    assert (first.options.kernel, (await world.begun(2)).options.kernel) == ("", "ir")
+    carrier = await world.begun(1)
+    assert (carrier.options.kernel, carrier.attempt.number, carrier.attempt.phase) == ("ir", 1, "starting")
 
 
 async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -> None:
@@ -311,6 +334,7 @@ async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -
     lost.end("server_lost")
     again = await world.begun(2)
     assert again.attempt.server_name not in ("first", "second"), "that one is on the node of the last attempt"
+    assert (again.options.avoid, again.task.avoid) == (("n1",), ("n1",))
     await world.submit(content=None)
     assert (await world.begun(3)).attempt.server_name == "second"
     warm.keep("bot", "first", options)
@@ -318,18 +342,3 @@ async def test_no_task_goes_to_a_warm_server_on_a_node_that_died(world: World) -
     await world.submit(content=None)
     assert (await world.begun(4)).attempt.server_name not in ("first", "second")
     assert list(warm) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        (NOTEBOOK, "ir"),
-        (b"{}", ""),
-        (b"no json", ""),
-        (b'{"metadata": {"kernelspec": {"name": "a b"}}}', ""),
-        (b"[]", ""),
-    ],
-)
-def test_named_kernels(text: bytes, name: str) -> None:
-    """A notebook's kernel is asked for only where its name is one."""
-    assert named_kernel(text) == name

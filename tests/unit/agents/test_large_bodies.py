@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -97,6 +98,20 @@ async def test_nothing_is_kept_of_who_may_not(site: Site) -> None:
         tracemalloc.stop()
     for connection in held:
         connection.close()
+
+
+async def test_the_end_of_a_connection_is_told(site: Site) -> None:
+    """A connection is kept after a refusal, or the answer says that it ends: a proxy sends its next request on it."""
+    where = urlsplit(site.site.url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    writer.write(f"GET {where.path}api/v1/tasks HTTP/1.1\r\nHost: {where.netloc}\r\n\r\n".encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    body = await reader.readexactly(int(re.findall("content-length: (\\d+)", head)[0]))
+    assert json.loads(body)["reason"] == "unauthenticated"
+    writer.write(f"GET {where.path}api/v1/openapi.json HTTP/1.1\r\nHost: {where.netloc}\r\n\r\n".encode())
+    kept = await reader.read(12) == b"HTTP/1.1 401"
+    assert kept or "connection: close" in head
+    writer.close()
 
 
 async def test_a_refusal_comes_after_a_long_body(site: Site) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from task_books import World
 
+from jupyterhub_agentfarm.agents.dispatch.servers import TASK_SERVER
 from jupyterhub_agentfarm.agents.models import TaskError, TaskReason, TaskState
 from jupyterhub_agentfarm.errors import ConflictError, Fenced, InvalidField, NotFoundError
-from jupyterhub_agentfarm.models import UserOptions
 
 
 async def reasons(world: World, task_id: str) -> list[tuple[TaskState, TaskReason]]:
@@ -100,16 +100,20 @@ async def test_what_becomes_known_of_an_attempt_is_kept(world: World) -> None:
 
 
 async def test_a_kernel_that_only_the_servers_file_names(world: World) -> None:
-    """The task is tried again with the kernel that its run told, once, and not where the task named one itself."""
-    _, attempt = await world.executing(max_attempts=1)
-    task = await world.book.finish(attempt, "kernel_not_found", "there is no julia", kernel="julia")
-    assert (task.state, task.reason, task.kernel, task.failures) == ("retryable", "kernel_not_found", "julia", 0)
-    await world.book.promote(world.clock.now)
-    _, attempt = await world.book.claim(task.id)
-    task = await world.book.finish(attempt, "kernel_not_found", "there is no julia", kernel="julia")
-    assert (task.state, task.reason) == ("discarded", "kernel_not_found")
-    _, attempt = await world.executing(options=UserOptions(kernel="julia"))
-    assert (await world.book.finish(attempt, "kernel_not_found", "", kernel="julia")).state == "discarded"
+    """The same attempt begins anew in a server of another name, for the kernel that its notebook turned out to name."""
+    task, attempt = await world.executing()
+    attempt = await world.book.note(attempt, phase="running", node="n1", run_id="0" * 16, running_at=5.0)
+    moved, begun = await world.book.move(attempt, "julia", "there is no julia on n1")
+    assert (moved.state, moved.kernel, moved.attempt, moved.failures) == ("executing", "julia", 1, 0)
+    assert begun == (await world.book.attempts(task.id))[0]
+    assert (begun.phase, begun.node, begun.run_id, begun.running_at) == ("starting", None, None, None)
+    assert begun.server_name == moved.server_name != attempt.server_name
+    assert TASK_SERVER.fullmatch(begun.server_name), "a service that is killed now finds it again"
+    change = (await world.book.changes(task.id))[-1]
+    assert (change.state, change.reason, change.detail) == ("executing", "moved", "there is no julia on n1")
+    await world.book.finish(begun, "completed")
+    with pytest.raises(Fenced):
+        await world.book.move(begun, "ir", "")
 
 
 async def test_completed(world: World) -> None:
@@ -140,6 +144,23 @@ async def test_what_the_farm_fails_is_tried_again_until_there_were_enough(world:
     gone = await world.book.finish(attempt, reason, "n2 is gone")
     assert (gone.state, gone.reason, gone.failures) == ("discarded", "attempts_exhausted", 2)
     assert gone.detail == f"2 attempts failed, the last one with {reason}: n2 is gone"
+
+
+async def test_the_nodes_of_failed_attempts_are_to_be_avoided(world: World) -> None:
+    """Those that may be to blame, each once and the newest last; not for a quota, nor for the notebook's own error."""
+    task = await world.submit(max_attempts=9, retry_errors=True)
+    ends: list[tuple[TaskReason, str | None]] = [
+        ("node_lost", "a"), ("kernel_died", "b"), ("start_failed", None), ("quota", "c"), ("cell_error", "d"),
+        ("server_lost", "a"),
+    ]  # fmt: skip
+    seen = []
+    for outcome, node in ends:
+        _, attempt = await world.book.claim(task.id)
+        attempt = await world.book.note(attempt, phase="running", node=node)
+        seen.append((await world.book.finish(attempt, outcome)).avoid)
+        await world.book.promote(world.clock.now)
+    assert seen == [("a",), *[("a", "b")] * 4, ("b", "a")]
+    assert (await world.book.task(task.id)).avoid == ("b", "a")
 
 
 async def test_an_attempt_that_the_quota_refused_does_not_count(world: World) -> None:

@@ -29,6 +29,16 @@ async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
 # ---- submissions ----
 
 
+@pytest.mark.parametrize(("named", "kernel"), [("ir", "ir"), ("a b", ""), ("", "")])
+async def test_a_task_knows_the_kernel_of_its_notebook(
+    api: Api, monkeypatch: pytest.MonkeyPatch, named: str, kernel: str
+) -> None:
+    """It is kept at the submission, so that nobody reads the notebook again; what can be no kernel is not asked for."""
+    assert (await api.submit(notebook=notebook(kernel=named)))["kernel"] == kernel
+    monkeypatch.setattr(task_intake, "LARGE_BYTES", 10)
+    assert (await api.submit(notebook=notebook(kernel=named)))["kernel"] == kernel
+
+
 async def test_an_agent_submits_and_follows_its_task(api: Api) -> None:
     """From the submission to the artifact: view, events with progress, notebook."""
     task = await api.submit(name="sum", parameters={"a": [1]}, idempotency_key="k")
@@ -161,7 +171,7 @@ async def test_strangers_do_not_see_a_task(api: Api) -> None:
     task = await api.submit()
     eve, stranger = api.client("eve"), api.client("stranger")
     for client in (eve, stranger):
-        for ask in (client.task, client.cancel, client.retry):
+        for ask in (client.task, client.cancel, client.retry, client.delete):
             with pytest.raises(NotFoundError):
                 await ask(task["id"])
         with pytest.raises(NotFoundError):
@@ -184,10 +194,28 @@ async def test_owners_and_admins_see_and_act(api: Api) -> None:
     for client in (ada, reader):
         assert (await client.task(task["id"]))["id"] == task["id"]
         assert [each["id"] for each in (await client.tasks())["tasks"]] == [task["id"]]
-    with pytest.raises(AgentFarmError, match="only bot and its owner"):
-        await reader.cancel(task["id"])
+    for order in (reader.cancel, reader.delete):
+        with pytest.raises(AgentFarmError, match="only bot and its owner"):
+            await order(task["id"])
     assert (await ada.cancel(task["id"]))["detail"] == "ada asked for its end"
     assert (await ada.retry(task["id"]))["state"] == "available"
+
+
+async def test_a_task_that_ended_is_deleted(api: Api) -> None:
+    """By its agent, with its files: what is kept of the agent's tasks, as its view tells it, is less then."""
+    bot = api.client("bot")
+    task = await api.submit()
+    attempt = await api.claim(task)
+    await api.site.book.keep_artifact(attempt, "a.csv", pieces(b"x" * 1000))
+    with pytest.raises(ConflictError, match="it is executing"):
+        await bot.delete(task["id"])
+    await api.site.book.finish(attempt, "completed")
+    view = await bot.agent("bot")
+    assert (view["kept_bytes"] > 1000, view["max_kept_bytes"]) == (True, api.site.book.max_agent_bytes)
+    await bot.delete(task["id"])
+    assert (await bot.agent("bot"))["kept_bytes"] == 0
+    with pytest.raises(NotFoundError):
+        await bot.task(task["id"])
 
 
 async def test_members_of_a_project_see_its_tasks_and_take_them_over(api: Api) -> None:

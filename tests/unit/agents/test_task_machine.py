@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from task_books import Clock, World, emptied, opened
+from task_books import NOTEBOOK, Clock, World, emptied, opened
 
 from jupyterhub_agentfarm.agents.models import FINAL_STATES, Attempt, Task, TaskReason
 from jupyterhub_agentfarm.agents.tasks.states import NEXT, OUTCOMES
@@ -191,6 +191,16 @@ class TaskMachine(RuleBasedStateMachine):
         }
         assert all(task.state == "executing" and task.attempt == attempt.number for task, attempt in executing)
         assert sum(task.state == "executing" for task in self.known.values()) == len(executing)
+
+    @invariant()
+    def what_is_kept_is_counted(self) -> None:
+        """The bytes that are counted of an agent are those of its tasks' notebooks and artifacts."""
+        counted = self.run(self.world.book.kept_bytes_by_agent())
+        there = dict.fromkeys(AGENTS, 0)
+        for task in self.known.values():
+            artifacts = self.run(self.world.book.artifacts(task.id))
+            there[task.agent] += len(NOTEBOOK) + sum(each.size_bytes for each in artifacts)
+        assert {agent: counted.get(agent, 0) for agent in AGENTS} == there
 
     @invariant()
     def artifacts_are_of_attempts_that_left_them_in_time(self) -> None:

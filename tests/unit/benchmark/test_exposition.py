@@ -12,7 +12,8 @@ from benchmark_world import make_view
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyterhub_agentfarm.benchmark.exposition import BenchmarkCounters, Exposition
+from jupyterhub_agentfarm.benchmark.counters import BenchmarkCounters
+from jupyterhub_agentfarm.benchmark.exposition import Exposition
 from jupyterhub_agentfarm.benchmark.models import BenchmarkRun, CaseResult
 from jupyterhub_agentfarm.metrics import METRICS
 
@@ -44,6 +45,7 @@ def value(text: str, series: str) -> float:
 LASTING = {
     "agentfarm_node_info",
     "agentfarm_node_up",
+    "agentfarm_node_up_seconds_total",
     "agentfarm_node_last_report_timestamp_seconds",
     "agentfarm_gpu_info",
     "agentfarm_tasks_finished_total",
@@ -121,7 +123,8 @@ def test_a_removed_node_is_gone() -> None:
 
 def test_sets_are_disjoint_and_complete() -> None:
     """Each series is in exactly one of the three sets, and all of them are in the fourth."""
-    page = exposition(make_view("n1"), make_view("big", role="gpuserver", gpus=2))
+    now = time.time()
+    page = exposition(make_view("n1"), make_view("big", role="gpuserver", gpus=2), clock=lambda: now)
     parts = [
         {line for line in page.text(which).splitlines() if line[0] != "#"}
         for which in ("hub", "microserver", "gpuserver")
@@ -208,13 +211,65 @@ def test_promtool_is_content(which: str) -> None:
 
 
 def test_a_scrape_makes_no_line_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second scrape of many nodes joins lines that are there: it makes only those of the farm."""
-    page = exposition(*(make_view(f"n{n}") for n in range(200)))
+    """A second scrape of many nodes joins what is there; a report writes numbers anew, and no names and labels."""
+    now = time.time()
+    page = exposition(*(make_view(f"n{n}") for n in range(50)), clock=lambda: now)
     first = page.text("microserver")
     made: list[str] = []
-    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.exposition.sample_line", lambda name, *rest: made.append(name))
+    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.node_series.series", lambda name, labels: made.append(name))
+    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.counters.sample_line", lambda name, *rest: made.append(name))
     assert page.text("microserver") == first
+    page.update_node(make_view("n1", telemetry_changes={"load1": 7.25}))
+    assert value(page.text("microserver"), 'agentfarm_node_load1{node="n1"}') == 7.25
     assert made == []
+
+
+def test_what_is_left_out_of_a_report_is_counted() -> None:
+    """Each report with more GPUs or mountpoints than are shown counts once, however often it is told."""
+    disks = tuple({"mountpoint": f"/m{n}", "size_bytes": 1, "avail_bytes": 1} for n in range(9))
+    view = make_view("n1", telemetry_changes={"filesystems": disks}, reported_at=100.0)
+    page = exposition(view, make_view("n2"))
+    page.update_node(view)
+    rejected = 'agentfarm_reports_rejected_total{reason="cardinality"}'
+    assert value(page.text("hub"), rejected) == 1
+    page.update_node(make_view("n1", gpus=17, reported_at=102.0))
+    assert value(page.text("hub"), rejected) == 2
+    assert value(exposition(make_view("n2")).text("hub"), rejected) == 0
+
+
+def test_the_farms_sums_are_of_live_nodes() -> None:
+    """Processors weigh as many as they are; a node that is down, or tells no CPU use, does not count."""
+    big = make_view("big", role="gpuserver", telemetry_changes={"cpus": 24, "cpu_utilization_ratio": 0.75})
+    dumb = make_view("n2", telemetry_changes={"cpu_utilization_ratio": None})
+    text = exposition(make_view("n1"), big, dumb, make_view("n3", state="down")).text("hub")
+    assert value(text, "agentfarm_farm_cpu_utilization_ratio") == (8 * 0.25 + 24 * 0.75) / 32
+    assert value(text, "agentfarm_farm_memory_total_bytes") == 3 * 32 * 2**30
+    assert value(text, "agentfarm_farm_memory_used_bytes") == 3 * 8 * 2**30
+    assert "agentfarm_farm_memory" not in exposition(make_view("n3", state="down")).text("hub")
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 40), st.sampled_from(["ready", "unreachable", "silent"])), min_size=1, max_size=30)
+)
+def test_the_time_for_which_a_node_was_up(steps: list[tuple[float, str]]) -> None:
+    """It never falls, and says after each report, loss and silence for how long the node was up until then."""
+    now, up, shown = 1000.0, 0.0, 0.0
+    page = exposition(make_view("n1", reported_at=now, since_at=now), clock=lambda: now)
+    reported, connected = now, True
+    for pause, what in steps:
+        if not connected and what == "ready":  # connected, before the first report
+            page.update_node(make_view("n1", reported_at=reported, since_at=now + pause / 2))
+        up += min(pause, max(0.0, reported + 15 - now)) if connected else 0.0
+        now += pause
+        if what == "ready":
+            reported = now
+        if what != "silent":
+            connected = what == "ready"
+            page.update_node(make_view("n1", state=what, reported_at=reported, since_at=now))
+        before, shown = shown, value(page.text("all"), 'agentfarm_node_up_seconds_total{node="n1"}')
+        assert shown >= before
+        if what != "silent" or now - reported > 15:
+            assert shown == pytest.approx(up, abs=0.002)
 
 
 def test_counters_follow_new_results() -> None:

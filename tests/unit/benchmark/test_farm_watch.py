@@ -6,7 +6,8 @@ import pytest
 from benchmark_world import World, make_view
 from waiting import eventually
 
-from jupyterhub_agentfarm.benchmark.exposition import BenchmarkCounters, Exposition
+from jupyterhub_agentfarm.benchmark.counters import BenchmarkCounters
+from jupyterhub_agentfarm.benchmark.exposition import Exposition
 from jupyterhub_agentfarm.controller.farm_watch import FarmWatch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import aiohttp
 import pytest
 from jupyter_server_process import TOKEN, Server
 
-from jupyterhub_agentfarm.benchmark.cases import CaseOnNode
+from jupyterhub_agentfarm.benchmark.cases import CaseOnNode, Order, body_of
 from jupyterhub_agentfarm.benchmark.suites import Case
-from jupyterhub_agentfarm.runs.client import Patience, ServerRuns
+from jupyterhub_agentfarm.runs.client import ServerRuns
 
 PUBLISH = """
 from IPython.display import display
@@ -34,6 +35,19 @@ def notebook(*sources: str) -> dict[str, Any]:
     return {"cells": [one | blank for one in cells], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
+class Asks:
+    """Asks a server once."""
+
+    leaving = False
+
+    def __init__(self, runs: ServerRuns) -> None:
+        self._runs = runs
+
+    async def ask(self, question: Any) -> Any:
+        """Return its answer."""
+        return await question(self._runs)
+
+
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     """A running server."""
@@ -52,14 +66,26 @@ async def test_cases_on_a_real_server(server: Server) -> None:
     headers = {"Authorization": f"token {TOKEN}"}
     async with aiohttp.ClientSession(headers=headers, cookie_jar=aiohttp.DummyCookieJar()) as session:
         runs = ServerRuns(session, server.url, "n1")
-        node = CaseOnNode("n1", runs, Patience(5, lambda: ""), progress.append, poll_seconds=0.1)
-        good = await node.measure(Case("good", "x.ipynb", 60, {"size": 4}), notebook(PUBLISH), "k1")
-        bad = await node.measure(Case("bad", "x.ipynb", 60), notebook("x = 1\n1 / 0"), "k2")
-        slow = await node.measure(Case("slow", "x.ipynb", 2), notebook("import time; time.sleep(60)"), "k3")
+        node = CaseOnNode("n1", Asks(runs), progress.append, 0.1, lambda: 1000.0)
+        begun = time.time()
+        order = Order(Case("good", "x.ipynb", 60, {"size": 4}), notebook(PUBLISH), "k1", "p", 1, 2)
+        good = await node.measure(order)
+        bad = await node.measure(Order(Case("bad", "x.ipynb", 60), notebook("x = 1\n1 / 0"), "k2"))
+        slow = await node.measure(Order(Case("slow", "x.ipynb", 2), notebook("import time; time.sleep(60)"), "k3"))
+        # Whoever comes after a restart finds the same run again, until its result is kept and it is forgotten.
+        known = (await runs.submit(body_of(order)))["id"]
+        await node.forget(order)
+        assert (await runs.submit(body_of(order)))["id"] != known
     assert (good.outcome, good.primary_value, good.device) == ("succeeded", 40.0, "cpu")
     assert dict(good.figures) == {"seconds": 0.5, "items_per_second": 40.0}
     assert good.duration_seconds is not None
     assert 0 < good.duration_seconds < 50
+    assert (good.phase, good.lane, good.repetition) == ("p", 1, 2)
+    # The node's own times, in the service's clock.
+    assert good.started_at is not None
+    assert good.ended_at is not None
+    assert 1000 + begun - 1 < good.started_at < good.ended_at < 1060 + begun
+    assert good.ended_at - good.started_at == pytest.approx(good.duration_seconds, abs=0.1)
     assert bad.outcome == "failed"
     assert bad.error is not None
     assert "line 2: ZeroDivisionError: division by zero" in bad.error.message

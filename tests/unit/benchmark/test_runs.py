@@ -14,7 +14,7 @@ from benchmark_world import World, make_view
 from waiting import eventually
 
 from jupyterhub_agentfarm.benchmark.bench import Bench
-from jupyterhub_agentfarm.benchmark.models import BenchmarkRun, CaseResult, RunNode, RunRequest, Sample
+from jupyterhub_agentfarm.benchmark.models import BenchmarkRun, CaseResult, RunRequest, Sample
 from jupyterhub_agentfarm.errors import ConflictError, InvalidField, NotFoundError
 from jupyterhub_agentfarm.models import Mark
 
@@ -42,8 +42,9 @@ async def go(bench: Bench, **request: Any) -> tuple[BenchmarkRun, dict[tuple[str
     return ended, await outcomes(bench, run.id)
 
 
-async def test_all_nodes_run_all_cases(bench: Bench, world: World, tmp_path: Path) -> None:
+async def test_all_nodes_run_all_cases(make_bench: Any, world: World, tmp_path: Path) -> None:
     """A run starts one pinned server per node, runs every case there, takes samples, and leaves no server."""
+    bench = await make_bench(reports=True)
     run, results = await go(bench, parameters={"size": 7})
     assert (run.state, run.detail) == ("completed", "")
     assert {result.outcome for result in results.values()} == {"succeeded"}
@@ -56,7 +57,8 @@ async def test_all_nodes_run_all_cases(bench: Bench, world: World, tmp_path: Pat
         "big": {"node": "big", "gpus": 1},
     }
     assert world.servers == {}
-    assert {run["parameters"]["size"] for run in world.runs.values()} == {7}
+    assert [body["parameters"]["size"] for body in world.submitted] == 6 * [7]
+    assert world.runs == {}
     samples = await bench.store.samples(run.id)
     assert {(s.scope, s.name) for s in samples} == {
         ("node", "n1"),
@@ -69,7 +71,7 @@ async def test_all_nodes_run_all_cases(bench: Bench, world: World, tmp_path: Pat
     last = {sample.name: sample.values["cases_succeeded"] for sample in samples}
     assert last == {"n1": 2, "n2": 2, "big": 2, "microserver": 4, "gpuserver": 2, "farm": 6}
     names = {path.name for path in (tmp_path / "reports" / run.id).iterdir()}
-    assert names == {"report.html", "report.json", "report.md", "samples.csv", "samples.json"}
+    assert {"report.html", "report.json", "report.md", "samples.csv", "samples.json"} <= names
     assert "GPU-n1-0" in str(run.nodes)
     assert run.definition["sha256"]
 
@@ -90,7 +92,7 @@ async def test_progress_and_results_are_told(bench: Bench) -> None:
     run = await bench.start(RunRequest("tiny"), "ada")
     events = [event async for event in await bench.follow(run.id)]
     assert events[0][0] == "run"
-    assert {"run", "progress", "result", "sample"} == {name for name, _ in events}
+    assert {"run", "progress", "result", "sample", "event"} == {name for name, _ in events}
     assert events[-1][1]["state"] == "completed"
     assert len(events[-1][1]["results"]) == 6
     again = [event async for event in await bench.follow(run.id)]
@@ -170,7 +172,8 @@ async def test_cancel(bench: Bench, world: World) -> None:
     run = await bench.start(RunRequest("tiny"), "ada")
 
     async def others_finished() -> bool:
-        return [result.outcome for result in (await outcomes(bench, run.id)).values()].count("succeeded") == 2
+        done = [result.outcome for result in (await outcomes(bench, run.id)).values()].count("succeeded")
+        return done == 2 and ("submit", "big", "one") in world.history
 
     await eventually(others_finished, "the other nodes finish the first case")
     await bench.cancel(run.id, "grace")
@@ -188,7 +191,7 @@ async def test_cancel(bench: Bench, world: World) -> None:
 async def test_cancel_while_servers_start(make_bench: Any, world: World) -> None:
     """A run that is cancelled before its servers are ready leaves none behind."""
     bench = await make_bench()
-    bench._servers.start_timeout = 100
+    bench._world.servers.start_timeout = 100
     world.never_ready.add("n1")
     run = await bench.start(RunRequest("tiny"), "ada")
     await eventually(lambda: len(world.servers) == 3, "the servers are asked for")
@@ -202,28 +205,30 @@ async def test_the_suites_deadline(make_bench: Any, world: World) -> None:
     bench = await make_bench(timeout=0.4)
     world.behaviour["n1", "one"] = "hang"
     run, results = await go(bench)
-    assert (run.state, run.detail) == ("failed", "the suite's deadline of 0.4 s passed")
+    assert (run.state, run.detail) == ("failed", "the run's deadline of 0.4 s passed")
     assert results["n1", "one"].outcome == "timed_out"
     assert world.servers == {}
 
 
-async def test_one_at_a_time(bench: Bench, world: World) -> None:
-    """A second run is refused while one is going, and taken when it has ended."""
+async def test_runs_at_once_have_different_nodes(bench: Bench, world: World) -> None:
+    """A second run is taken beside the first when it has other nodes, and refused with the names when it has not."""
     world.behaviour["n1", "one"] = "hang"
-    run = await bench.start(RunRequest("tiny"), "ada")
-    with pytest.raises(ConflictError, match="one at a time"):
+    first = await bench.start(RunRequest("tiny", ("n1", "n2")), "ada")
+    with pytest.raises(ConflictError, match=rf"run {first.id} of suite tiny has n1, n2: wait for it, cancel it, or"):
         await bench.start(RunRequest("tiny"), "bob")
-    await bench.cancel(run.id, "ada")
-    await finished(bench, run.id)
+    second, results = await go(bench, nodes=("big",))
+    assert second.state == "completed"
+    assert {node for node, _ in results} == {"big"}
+    await bench.cancel(first.id, "ada")
+    await finished(bench, first.id)
     world.behaviour.clear()
-    await eventually(lambda: bench._task is not None and bench._task.done(), "the task ends")
     assert (await go(bench))[0].state == "completed"
 
 
 async def test_nodes_asked_for(bench: Bench, world: World) -> None:
     """Only the nodes asked for take part; an ineligible one is skipped with its reason."""
     world.put(make_view("n2", cordon=Mark("new disk", 0.0, "root")))
-    await eventually(lambda: not bench._farm.nodes["n2"]["eligible"], "the cordon is known")
+    await eventually(lambda: not bench._world.farm.nodes["n2"]["eligible"], "the cordon is known")
     run, results = await go(bench, nodes=("n1", "n2"))
     assert {node.name: node.skipped for node in run.nodes} == {"n1": "", "n2": "cordoned: new disk"}
     assert (results["n2", "one"].outcome, results["n2", "one"].reason) == ("skipped", "cordoned: new disk")
@@ -241,80 +246,12 @@ async def test_nodes_asked_for(bench: Bench, world: World) -> None:
 async def test_refusals(bench: Bench, world: World, request_: RunRequest, error: type[Exception], text: str) -> None:
     """An unknown suite or node, and a farm where nothing can run, are refused before anything starts."""
     world.put(make_view("n1", state="unreachable", detail="gone"))
-    await bench._farm.ready()
-    await eventually(lambda: bench._farm.nodes["n1"]["state"] == "unreachable", "the node's state is known")
+    await bench._world.farm.ready()
+    await eventually(lambda: bench._world.farm.nodes["n1"]["state"] == "unreachable", "the node's state is known")
     with pytest.raises(error, match=text):
         await bench.start(request_, "ada")
     assert world.history == []
     assert await bench.store.runs() == []
-
-
-async def test_a_killed_service_marks_its_run(make_bench: Any, world: World, tmp_path: Path) -> None:
-    """What was going when the service was killed is interrupted at the next start, samples kept, servers stopped."""
-    first = await make_bench()
-    world.behaviour["n1", "one"] = "hang"
-    run = await first.start(RunRequest("tiny"), "ada")
-    await eventually(lambda: len(world.happened("end")) == 2, "the first case ends on two nodes")
-    before = await first.store.samples(run.id)
-    # The first one is not closed: as after SIGKILL, nothing of it is cleaned up before the second one starts.
-    second = await make_bench()
-    assert (await second.store.run(run.id)).state == "interrupted"
-    assert len(await second.store.samples(run.id)) >= len(before) > 0
-    await eventually(lambda: world.servers == {}, "the servers are stopped")
-    await eventually((tmp_path / "reports" / run.id / "report.html").exists, "the report is written")
-    assert 'agentfarm_benchmark_runs_total{suite="tiny",outcome="interrupted"} 1' in second.exposition.text("hub")
-
-
-async def killed_in_a_run(make_bench: Any, world: World) -> Bench:
-    """Return a service that starts where another was killed in a run on n1, whose server takes its time to end."""
-    first = await make_bench()
-    await first.store.add(BenchmarkRun("old", "tiny", "running", "", "ada", 1.0, nodes=(RunNode("n1", "microserver"),)))
-    model = {"name": "bench-n1", "ready": True, "pending": None, "stopped": False, "url": "/user/benchmark/bench-n1/"}
-    world.servers["bench-n1"] = model
-    world.lingering.add("n1")
-    second: Bench = await make_bench()
-    second._servers.stop_timeout = 60
-    await eventually(lambda: world.happened("stop"), "the server of the interrupted run is stopped")
-    return second
-
-
-async def test_a_run_waits_for_the_servers_of_an_interrupted_one(
-    make_bench: Any, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A new run starts once the servers of an interrupted one have ended, which have the same names."""
-    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.bench.CLEARING_SECONDS", 30)
-    bench = await killed_in_a_run(make_bench, world)
-    starting = asyncio.create_task(bench.start(RunRequest("tiny"), "ada"))
-    _, waiting = await asyncio.wait({starting}, timeout=0.5)
-    assert waiting
-    world.let_go()
-    run = await starting
-    assert (await finished(bench, run.id)).state == "completed"
-    assert {result.outcome for result in (await outcomes(bench, run.id)).values()} == {"succeeded"}
-
-
-async def test_a_run_is_refused_while_an_interrupted_one_is_not_cleared_up(
-    make_bench: Any, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the servers of an interrupted run do not end in time, the run is refused, and nothing of it is kept."""
-    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.bench.CLEARING_SECONDS", 0.05)
-    bench = await killed_in_a_run(make_bench, world)
-    with pytest.raises(ConflictError, match="servers of an interrupted run"):
-        await bench.start(RunRequest("tiny"), "ada")
-    assert [run.id for run in await bench.store.runs()] == ["old"]
-    world.let_go()
-
-
-async def test_a_stopped_service_interrupts_its_run(make_bench: Any, world: World) -> None:
-    """A service that is stopped ends its run as interrupted and stops the servers."""
-    bench = await make_bench()
-    world.behaviour["n1", "one"] = "hang"
-    run = await bench.start(RunRequest("tiny"), "ada")
-    await eventually(lambda: world.happened("submit"), "the run is going")
-    await bench.close()
-    assert world.servers == {}
-    again = await make_bench()
-    assert (await again.store.run(run.id)).detail == "the benchmark service was stopped"
 
 
 async def test_store_round_trip(bench: Bench) -> None:
@@ -327,6 +264,7 @@ async def test_store_round_trip(bench: Bench) -> None:
     await bench.store.add_samples("r1", [sample])
     await bench.store.save(replace(run, detail="changed"))
     assert await bench.store.run("r1") == replace(run, detail="changed")
+    assert not await bench.store.add_result("r1", result)
     assert await bench.store.results("r1") == [result]
     assert await bench.store.samples("r1") == [sample]
     with pytest.raises(NotFoundError):
@@ -369,18 +307,16 @@ async def test_samples_that_cannot_be_kept_cost_no_run(bench: Bench, world: Worl
     assert world.servers == {}
 
 
-async def test_a_fault_of_the_sampler_leaves_no_server(
-    bench: Bench, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever goes wrong with the samples, the servers are stopped and the run ends visibly."""
+async def test_a_fault_of_the_sampler_costs_no_run(bench: Bench, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong with the samples, the run goes on to its end, and the servers are stopped."""
 
     def broken(*_: Any) -> list[Sample]:
         raise ValueError("no such figure")
 
-    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.runner.take_samples", broken)
-    run, _ = await go(bench)
-    assert run.state == "failed"
-    assert len(world.happened("start")) == 3
+    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.ledger.take_samples", broken)
+    run, results = await go(bench)
+    assert run.state == "completed"
+    assert {result.outcome for result in results.values()} == {"succeeded"}
     assert world.servers == {}
 
 
@@ -388,10 +324,10 @@ async def test_the_end_of_a_run_is_written_when_the_database_is_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run whose report and end the database does not take at first ends all the same, and its followers with it."""
-    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.bench.SAVE_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("jupyterhub_agentfarm.benchmark.ledger.FIRST_PAUSE_SECONDS", 0.01)
     run = await bench.start(RunRequest("tiny"), "ada")
     events = await bench.follow(run.id)
-    await eventually(lambda: bench._runner and bench._runner.run.state == "running", "the run is going")
+    await eventually(lambda: bench._going[run.id].runner.run.state == "running", "the run is going")
     saving = FailsAtFirst(bench.store.save, 3)
     bench.store.save = saving  # type: ignore[method-assign]
     bench.store.samples = FailsAtFirst(bench.store.samples, math.inf)  # type: ignore[method-assign]

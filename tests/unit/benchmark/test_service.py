@@ -117,11 +117,19 @@ async def test_a_run_through_the_api(service: Service, world: World) -> None:
         ended = await client.run(run["id"])
         assert (ended["state"], len(ended["results"])) == ("completed", 3)
         assert "3 nodes delivered" in await client.report(run["id"])
-        assert (await client.report(run["id"], "csv")).startswith("time,scope,name")
+        assert (await client.report(run["id"], "csv")).count("\n") > 3
         assert "# Benchmark tiny" in await client.report(run["id"], "md")
-        assert len(await client.samples(run["id"])) >= 6
+        samples = await client.samples(run["id"])
+        assert len(samples) >= 6
+        thinned = await client.samples(run["id"], points=2)
+        assert {sample["name"] for sample in thinned} == {"n1", "n2", "big", "microserver", "gpuserver", "farm"}
+        assert thinned[-1] == samples[-1]
+        with pytest.raises(InvalidField, match="points must be a whole number from 1 to"):
+            await client.samples(run["id"], points=0)
         with pytest.raises(InvalidField, match="format must be one of"):
-            await client.report(run["id"], "pdf")
+            await client.report(run["id"], "tiff")
+        with pytest.raises(NotFoundError):
+            await client.report_file(run["id"], against="20260101-000000-abcdef")
         with pytest.raises(ConflictError, match="has ended"):
             await client.cancel(run["id"])
         assert [one["id"] for one in await client.runs()] == [run["id"]]
@@ -152,12 +160,12 @@ async def test_metrics_and_pages(service: Service) -> None:
     _, headers, body = await get(client, "metrics?set=all", **token, **{"Accept-Encoding": "gzip"})
     assert headers["Content-Encoding"] == "gzip"
     assert "agentfarm_node_up" in body
-    assert "Run on all nodes" in await text("")
+    assert "Tiny" in await text("")
     assert (await get(client, "runs/20260101-000000-abcdef", **token))[0] == 404
 
 
 async def test_the_service_is_killed_in_the_middle(service: Service, world: World) -> None:
-    """After SIGKILL the run is interrupted, with its samples and a report, and its servers are stopped."""
+    """After SIGKILL the run goes on where it was: no case twice, the gap marked, samples and results kept."""
     world.behaviour["n1", "one"] = "hang"
     client = await service.start()
     run = await client.start("tiny")
@@ -171,12 +179,17 @@ async def test_the_service_is_killed_in_the_middle(service: Service, world: Worl
     with pytest.raises(FarmUnavailable):
         await client.runs()
     await client.aclose()
+    world.behaviour.clear()
     client = await service.start()
     try:
-        assert (await client.run(run["id"]))["state"] == "interrupted"
-        assert await client.samples(run["id"])
-        assert "it was interrupted" in await client.report(run["id"])
-        await eventually(lambda: world.servers == {}, "the servers are stopped")
+        ended = [data async for name, data in client.events(run["id"]) if name == "run"][-1]
+        assert ended["state"] == "completed"
+        assert [result["outcome"] for result in ended["results"]] == 3 * ["succeeded"]
+        assert len(world.submitted) == 3
+        gaps = [event["seconds"] for event in ended["events"] if event["kind"] == "service_gap"]
+        assert len(gaps) == 1
+        assert 0 < gaps[0] < 60
+        assert world.servers == {}
     finally:
         await client.aclose()
 

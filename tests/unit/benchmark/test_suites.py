@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyterhub_agentfarm.benchmark.suites import SuiteCatalogue, read_suite
+from jupyterhub_agentfarm.benchmark.suites import Limits, SuiteCatalogue, SuitePhase, Targets, read_suite
 from jupyterhub_agentfarm.errors import InvalidField, NotFoundError
 from jupyterhub_agentfarm.share import share_path
 
@@ -30,6 +30,61 @@ def test_a_whole_suite(tmp_path: Path) -> None:
     assert suite.cases[0].parameters == {"a": [1, 2]}
     assert len(suite.sha256) == 64
     assert suite.notebook_path(suite.cases[0]) == tmp_path / "n.ipynb"
+
+
+WHOLE = """
+mode = "ramp"
+repeat = 3
+ramp = [1, 2, "all"]
+concurrency = 2
+work = "shared"
+shared_parameters = ["scale"]
+warm_up = 1
+exclusive = true
+[targets]
+nodes = ["n1"]
+labels = {rack = "a"}
+role = "microserver"
+[limits]
+max_memory_ratio = 0.9
+max_gpu_memory_ratio = 1
+min_succeeded_ratio = 0.99
+min_cases_per_minute = 10
+max_nodes_lost = 0
+min_balance_ratio = 0.8
+fail_fast = true
+[[case]]
+name = "one"
+notebook = "n.ipynb"
+parameters = {scale = 2.5}
+"""
+
+
+def test_every_key_of_how_a_run_goes(tmp_path: Path) -> None:
+    """Mode, targets, sharing and limits are taken as they are written; "all" is 0."""
+    suite = read_suite(write(tmp_path, HEAD + WHOLE))
+    assert (suite.mode, suite.repeat, suite.ramp, suite.warm_up) == ("ramp", 3, (1, 2, 0), 1)
+    assert (suite.concurrency, suite.work, suite.shared_parameters) == (2, "shared", ("scale",))
+    assert suite.exclusive
+    assert suite.targets == Targets(("n1",), {"rack": "a"}, "microserver")
+    assert suite.limits == Limits(0.9, 1.0, 0.99, 10.0, 0, 0.8, fail_fast=True)
+
+
+@pytest.mark.parametrize(("written", "seconds"), [('"4h"', 14400), ("90", 90), ('"1.5m"', 90), ("0.5", 0.5)])
+def test_a_duration_is_seconds_or_has_a_unit(tmp_path: Path, written: str, seconds: float) -> None:
+    """Both are the same seconds."""
+    suite = read_suite(write(tmp_path, HEAD + f'mode = "duration"\nduration = {written}\n' + CASE))
+    assert suite.duration_seconds == seconds
+
+
+def test_phases(tmp_path: Path) -> None:
+    """Each [[phase]] has its nodes, concurrency and repetitions, or those of the suite."""
+    text = (
+        HEAD
+        + CASE
+        + '[[phase]]\nname = "dedicated"\n[[phase]]\nname = "shared"\nnodes = 2\nconcurrency = 4\nrepeat = 3\n'
+    )
+    assert read_suite(write(tmp_path, text)).phase_tables == (SuitePhase("dedicated"), SuitePhase("shared", 2, 4, 3))
 
 
 @pytest.mark.parametrize(("gpus", "have", "asked"), [('"auto"', 4, 1), ('"auto"', 0, 0), ("2", 0, 2), ("0", 4, 0)])
@@ -62,6 +117,49 @@ def test_gpus(tmp_path: Path, gpus: str, have: int, asked: int) -> None:
         (HEAD + CASE.replace("n.ipynb", "n.py"), "s.toml: case[0].notebook must be a relative path"),
         (HEAD + CASE + "parameters = {d = 2026-01-01}\n", "s.toml: case[0].parameters.d must be a value that JSON"),
         (HEAD + CASE + "parameters = {d = nan}\n", "s.toml: case[0].parameters.d must be a value that JSON"),
+        (HEAD + "mode = 'often'\n" + CASE, "s.toml: mode must be one of 'once', 'repeat', 'duration', 'ramp', not"),
+        (HEAD + "repeat = 2\n" + CASE, 's.toml: repeat must be left out unless mode is "repeat" or "ramp", not 2'),
+        (HEAD + "mode = 'repeat'\nrepeat = 0\n" + CASE, "s.toml: repeat must be a whole number from 1 to"),
+        (HEAD + "duration = 3\n" + CASE, 's.toml: duration must be left out unless mode is "duration", not 3.0'),
+        (HEAD + "mode = 'duration'\n" + CASE, "s.toml: duration must be a number of seconds above 0, not 0"),
+        (
+            HEAD + "mode = 'duration'\nduration = 'long'\n" + CASE,
+            "s.toml: duration must be a number of seconds above 0",
+        ),
+        (HEAD + "mode = 'duration'\nduration = inf\n" + CASE, "s.toml: duration must be a number of seconds above 0"),
+        (HEAD + "duration_seconds = 3\n" + CASE, "s.toml: duration_seconds must be left out: it is no key"),
+        (HEAD + "ramp = [1, 2]\n" + CASE, 's.toml: ramp must be left out unless mode is "ramp", not [1, 2]'),
+        (HEAD + "mode = 'ramp'\nramp = [2, 1]\n" + CASE, "s.toml: ramp must be growing numbers of nodes"),
+        (HEAD + "mode = 'ramp'\nramp = ['all', 1]\n" + CASE, "s.toml: ramp must be growing numbers of nodes"),
+        (HEAD + "mode = 'ramp'\nramp = ['some']\n" + CASE, "s.toml: ramp[0] must be a whole number, not 'some'"),
+        (HEAD + "concurrency = 0\n" + CASE, "s.toml: concurrency must be a whole number from 1 to 64, not 0"),
+        (HEAD + "warm_up = -1\n" + CASE, "s.toml: warm_up must be a whole number from 0 to"),
+        (HEAD + "work = 'shared'\n" + CASE, 's.toml: shared_parameters must be given where work is "shared"'),
+        (HEAD + "shared_parameters = ['a']\n" + CASE, 's.toml: shared_parameters must be left out unless work is "sha'),
+        (
+            HEAD + "work = 'shared'\nshared_parameters = ['a']\n" + CASE,
+            "s.toml: shared_parameters must be names of parameters of the suite's cases, not 'a'",
+        ),
+        (
+            HEAD + "work = 'shared'\nshared_parameters = ['a']\n" + CASE + "parameters = {a = 'x'}",
+            "s.toml: parameters.a must be a number: the nodes share it, not 'x'",
+        ),
+        (HEAD + "targets = {role = 'x'}\n" + CASE, "s.toml: targets.role must be one of 'microserver', 'gpuserver'"),
+        (HEAD + "targets = {rack = 'x'}\n" + CASE, "s.toml: targets.rack must be one of labels, nodes, role"),
+        (
+            HEAD + "limits = {max_memory_ratio = 2}\n" + CASE,
+            "s.toml: limits.max_memory_ratio must be a number from 0 to 1",
+        ),
+        (
+            HEAD + "limits = {max_nodes_lost = -1}\n" + CASE,
+            "s.toml: limits.max_nodes_lost must be a whole number from 0",
+        ),
+        (HEAD + "limits = {min_speed = 1}\n" + CASE, "s.toml: limits.min_speed must be one of fail_fast, max_gpu"),
+        (HEAD + "phase = 3\n" + CASE, "s.toml: phase must be a list of tables: write [[phase]]"),
+        (HEAD + CASE + "[[phase]]\nname = 'A b'\n", "s.toml: phase[0].name must be 1-63 lower-case letters"),
+        (HEAD + CASE + "[[phase]]\nname = 'a'\nconcurrency = 0", "s.toml: phase[0].concurrency must be a whole number"),
+        (HEAD + CASE + 2 * "[[phase]]\nname = 'a'\n", "s.toml: phase.name must be different in every phase, not 'a'"),
+        (HEAD + "mode = 'ramp'\n" + CASE + "[[phase]]\nname = 'a'\n", "s.toml: phase must be left out where mode is"),
     ],
 )
 def test_errors(tmp_path: Path, text: str, message: str) -> None:

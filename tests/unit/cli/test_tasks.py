@@ -142,6 +142,8 @@ async def test_show_and_logs(site: AgentsSite, tasks: Any) -> None:
     assert followed.status == 1
     assert followed.out.splitlines() == lines
     assert "cell 2, line 3: raise ValueError('no')" in followed.err
+    task = await ended(site, "cell_error", error=TaskError("", "1", 4, None, "set -e"))
+    assert "cell 4, line unknown; the cell begins with: set -e\n" in (await tasks("show", task.id)).out
 
 
 async def test_submit_and_follow(site: AgentsSite, tasks: Any, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ NEEDS = [
     ("POST", "nodes/a/uncordon", NODES_MANAGE),
     ("POST", "nodes/a/drain", NODES_MANAGE),
     ("POST", "nodes/a/restart-noded", NODES_MANAGE),
+    ("POST", "nodes/a/keep", NODES_MANAGE),
+    ("POST", "nodes/a/give-back", NODES_MANAGE),
     ("POST", "leases", LEASES_MANAGE),
     ("POST", "leases/" + "0" * 32 + "/launch", LEASES_MANAGE),
     ("GET", "queue", NODES_READ),
@@ -333,3 +335,19 @@ async def test_a_quota_is_refused_with_its_facts(farm: Controller) -> None:
     assert (facts["quota"], facts["limit"]) == ("gpu_hours", 1e-9)
     assert facts["frees_at"] > farm.app.farm.book.now() + 6.9 * 86400
     assert (await farm.client.place(request("ada", "third"))).state == "granted"
+
+
+@pytest.mark.parametrize("limited", ["max_gpu_hours_per_owner", "group_pool_gpu_hours"])
+async def test_usage_tells_when_hours_are_free(farm: Controller, limited: str) -> None:
+    """Of whoever has used them up, alone or with a group, the report says what the refusal does; of others nothing."""
+    own = limited == "max_gpu_hours_per_owner"
+    setattr(farm.app.farm.policy, limited, 1e-9 if own else {"lab": 1e-9, "ops": 5.0})
+    await farm.client.place(replace(request("ada", gpus=1), groups=("lab", "ops")))
+    await farm.client.place(replace(request("bob"), groups=("ops",)))
+    with pytest.raises(QuotaExceeded) as refused:
+        await farm.client.place(replace(request("ada", "second", gpus=1), groups=("lab", "ops")))
+    ada, bob = (await farm.client.usage())["usage"]
+    assert ada["gpu_hours_free_at"] == pytest.approx(refused.value.facts()["frees_at"], abs=5)
+    assert bob["gpu_hours_free_at"] is None
+    setattr(farm.app.farm.policy, limited, 9.0 if own else {"lab": 9.0})
+    assert (await farm.client.usage())["usage"][0]["gpu_hours_free_at"] is None

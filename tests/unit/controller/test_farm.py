@@ -293,6 +293,23 @@ async def test_drain_with_deadline(tmp_path: Path) -> None:
         assert (await farm.client.uncordon("a"))["status"] == "ready"
 
 
+async def test_a_node_is_kept_for_one_owner(tmp_path: Path) -> None:
+    """It is emptied of all others by the deadline, takes what the owner asks of it by name, and is given back."""
+    async with gpu_nodes("a") as nodes, controller(tmp_path, *nodes) as farm:
+        await ready(farm, 1)
+        lease = await farm.client.launch((await farm.client.place(request("ada", gpus=1))).id, order())
+        node = await farm.client.keep("a", "benchmark", "run 7", 0.1)
+        assert (node["status"], node["drain"]["kept_for"]) == ("draining", "benchmark")
+        assert (await state(farm, lease, "released", timeout=20)).detail == "node a was drained: run 7"
+        assert (await farm.client.place(request("bob", gpus=1))).state == "waiting"
+        ours = await farm.client.place(request("benchmark", node="a", gpus=1))
+        assert ours.state == "granted"
+        await farm.client.launch(ours.id, order())
+        farm.app.farm._reconciler.wake()
+        assert (await farm.client.give_back("a", "benchmark"))["eligible"]
+        assert (await farm.client.lease(ours.id)).state == "running"
+
+
 async def test_add_and_remove_a_node(tmp_path: Path) -> None:
     """A node added at run time is used without a restart; it cannot be removed while it holds a lease."""
     async with gpu_nodes("a") as nodes, controller(tmp_path) as farm:

@@ -29,6 +29,20 @@ NAME = "configurable-http-proxy"
 DEAD_REGISTRY = "http://127.0.0.1:9"
 TOKEN = secrets.token_hex(16)
 AUTHORIZATION = {"Authorization": f"token {TOKEN}"}
+#: Opens two connections as an http.Agent with keepAlive does, and as http-proxy does; ends with its stdin.
+PROBE = """
+const net = require("node:net");
+const server = net.createServer(() => {}).listen(0, "127.0.0.1", async () => {
+  const ports = await Promise.all([1000, 0].map((delay) => new Promise((resolve) => {
+    const socket = net.connect(server.address().port, "127.0.0.1", () => {
+      socket.setKeepAlive(true, delay);
+      resolve(socket.localPort);
+    });
+  })));
+  console.log(ports.join(" "));
+  process.stdin.on("end", () => process.exit(0)).resume();
+});
+"""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +91,27 @@ def test_installed_proxy_is_the_pinned_version(installed: Path) -> None:
     command = proxy_command(installed)
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, env={}, check=True)
     assert done.stdout.strip() == pinned_version()
-    assert all(Path(part).is_absolute() for part in command)
+    assert all(Path(part).is_absolute() for part in (command[0], command[-1]))
+
+
+async def test_a_silent_node_is_not_probed_at_once(installed: Path, tmp_path: Path) -> None:
+    """Connections of the proxy's Node are probed after two minutes, where Node asks for a second, or for no delay."""
+    node, *options, _ = proxy_command(installed)
+    program = tmp_path / "probe.cjs"
+    program.write_text(PROBE)
+    command = [node, *options, str(program)]
+    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stdout=-1)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    ports = [f"{int(port):04X}" for port in (await process.stdout.readline()).split()]
+    table = await asyncio.to_thread(Path("/proc/net/tcp").read_text)
+    timers = [line.split() for line in table.splitlines()[1:]]
+    # Columns 5: which timer (2: keepalive) and, in ticks of 1/100 s, when it is due.
+    due = {row[1][-4:]: row[5].split(":") for row in timers if row[1][-4:] in ports}
+    process.stdin.close()
+    assert await process.wait() == 0
+    assert len(due) == 2
+    assert all(kind == "02" and 100 * 100 < int(ticks, 16) <= 120 * 100 for kind, ticks in due.values()), due
 
 
 def test_second_call_needs_no_registry(
@@ -85,7 +119,7 @@ def test_second_call_needs_no_registry(
 ) -> None:
     """Once installed, the command comes without npm and without a word."""
     monkeypatch.setenv("npm_config_registry", DEAD_REGISTRY)
-    assert Path(proxy_command(installed)[1]).exists()
+    assert Path(proxy_command(installed)[-1]).exists()
     assert capfd.readouterr().err == ""
 
 
@@ -121,9 +155,9 @@ def test_two_at_once_install_once_without_a_home(tmp_path: Path) -> None:
 def test_damaged_installation_is_made_again(installed: Path, tmp_path: Path) -> None:
     """A folder that lost the program is replaced."""
     shutil.copytree(installed, tmp_path / "cache", symlinks=True)
-    program = tmp_path / "cache" / Path(proxy_command(installed)[1]).relative_to(installed)
+    program = tmp_path / "cache" / Path(proxy_command(installed)[-1]).relative_to(installed)
     program.unlink()
-    assert proxy_command(tmp_path / "cache")[1] == str(program)
+    assert proxy_command(tmp_path / "cache")[-1] == str(program)
     assert program.exists()
 
 

@@ -18,7 +18,7 @@ from waiting import eventually
 
 from jupyterhub_agentfarm.errors import ConfigError, ConflictError, InvalidField, NodeUnreachable, NotFoundError
 from jupyterhub_agentfarm.inventory import Database, Inventory, NodeChanged, NodeReady, NodeRemoved, ServerExited, Watch
-from jupyterhub_agentfarm.models import LaunchSpec, NodeFacts, NodeSpec, ServerStatus, Telemetry
+from jupyterhub_agentfarm.models import LaunchSpec, Mark, NodeFacts, NodeSpec, ServerStatus, Telemetry
 from jupyterhub_agentfarm.records import from_json, to_json
 from jupyterhub_agentfarm.transport import SSHPool
 
@@ -149,6 +149,28 @@ async def test_cordon_and_drain_outlast_a_restart(tmp_path: Path) -> None:
         await inventory.uncordon("n1")
     async with opened(make([NOWHERE]), tmp_path / "d") as inventory:
         assert (inventory.node("n1").cordon, inventory.node("n1").drain) == (None, None)
+
+
+async def test_a_node_is_kept_for_an_owner(tmp_path: Path) -> None:
+    """What keeps a node for an owner outlasts restarts, is refused where an admin marked it, and ends no other mark."""
+    kept = Mark("run 7", 1000.0, "benchmark", 2000.0, kept_for="benchmark")
+    async with opened(make([NOWHERE]), tmp_path / "d") as inventory:
+        await inventory.link("n1").aclose()
+        inventory.link_up("n1", FACT, ())
+        assert not (await inventory.keep("n1", kept)).eligible
+        assert (await inventory.keep("n1", replace(kept, reason="run 8"))).drain == replace(kept, reason="run 8")
+    async with opened(make([NOWHERE]), tmp_path / "d") as inventory:
+        assert inventory.node("n1").drain == replace(kept, reason="run 8")
+        await inventory.cordon("n1", "fan", "ada")
+        assert (await inventory.give_back("n1", "somebody")).drain is not None
+        node = await inventory.give_back("n1", "benchmark")
+        assert (node.drain, node.cordon and node.cordon.reason) == (None, "fan")
+        with pytest.raises(ConflictError, match=r"node n1 was \w+ by ada: fan"):
+            await inventory.keep("n1", kept)
+        await inventory.drain("n1", "move", "ada")
+        assert (await inventory.give_back("n1", "benchmark")).drain is not None
+    async with opened(make([NOWHERE]), tmp_path / "d") as inventory:
+        assert inventory.node("n1").drain is not None
 
 
 async def test_added_nodes_outlast_a_restart_and_can_be_removed(tmp_path: Path) -> None:

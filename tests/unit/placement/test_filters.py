@@ -13,6 +13,7 @@ from jupyterhub_agentfarm.placement.view import Held, NodeView, OwnerUse, Promis
 
 A, B = gpu("GPU-a"), gpu("GPU-b", "NVIDIA T4", 16)
 MARK = Mark("new disks", 0.0, "root")
+KEPT = Mark("a benchmark", 0.0, "benchmark", kept_for="benchmark")
 NEVER_UP = {"telemetry": None, "reported_at": None}
 CASES = [
     ("node", view("n1"), request(node="n2"), False, "the node n2 was asked for"),
@@ -23,8 +24,13 @@ CASES = [
         False,
         "could not start the server a moment ago",
     ),
+    ("avoided", view("n1"), request(avoid=("n1",)), True, "is to be avoided as long as another node can take it"),
     ("not_eligible", view(cordon=MARK), request(), True, "is cordoned: new disks"),
     ("not_eligible", view(drain=MARK), request(), True, "is draining: new disks"),
+    ("not_eligible", view(drain=KEPT), request(node="n1"), True, "is draining: a benchmark"),
+    ("not_eligible", view(drain=KEPT), request("benchmark"), True, "is draining: a benchmark"),
+    ("not_eligible", view(drain=KEPT, cordon=MARK), request("benchmark", node="n1"), True, "is draining: a benchmark"),
+    ("not_eligible", view(drain=MARK), request("", node="n1"), True, "is draining: new disks"),
     ("not_eligible", view(state="unreachable", detail="no route"), request(), True, "is unreachable"),
     ("not_eligible", view(state="down", detail="no route", **NEVER_UP), request(gpus=9), True, "is down"),
     ("not_eligible", view(reconciled=False), request(), True, "its servers are being checked"),
@@ -181,3 +187,8 @@ def test_mig_parent_is_not_leased() -> None:
     assert [device.uuid for device in split.gpus] == ["MIG-0", "MIG-1"]
     assert refusal(split, request(gpus=3), Limits()) is not None
     assert refusal(split, request(gpus=2), Limits()) is None
+
+
+def test_a_drained_node_takes_whom_it_is_kept_for() -> None:
+    """The owner that a node is kept for gets in by asking for it by name, and nobody else does."""
+    assert refusal(view(drain=KEPT), request("benchmark", node="n1"), Limits()) is None

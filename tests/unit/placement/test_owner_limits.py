@@ -7,6 +7,7 @@ import itertools
 import shutil
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -160,6 +161,23 @@ async def test_the_smaller_limit_counts(database: Database) -> None:
     ]
     await farm.release(first)
     assert farm.book.get(waits.id).state == "granted"
+
+
+async def test_what_was_given_up_out_of_reach_does_not_count(database: Database) -> None:
+    """A server that is being stopped counts, but not while its node cannot be reached: its owner goes on elsewhere."""
+    farm = Farm(database)
+    await farm.limit("ada", servers=1, gpus=1)
+    first = await farm.placement.place(request("ada", "1", gpus=1))
+    waits = await farm.placement.place(request("ada", "2", gpus=1))
+    await farm.book.change(first.id, ("granted",), state="stopping", detail="its task was given up")
+    await farm.placement.advance()
+    assert farm.book.get(waits.id).state == "waiting"
+    lost = farm.placement._index.entries[str(first.node)].view
+    farm.placement.tell(replace(lost, node=replace(lost.node, state="unreachable")))
+    await farm.placement.advance()
+    granted = farm.book.get(waits.id)
+    assert (granted.state, granted.node != first.node) == ("granted", True), granted
+    assert (await farm.placement.place(request("ada", "3", gpus=1))).state == "waiting"
 
 
 async def test_none_is_none(database: Database) -> None:

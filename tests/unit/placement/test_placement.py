@@ -60,6 +60,23 @@ async def test_a_burst_spreads(database: Database) -> None:
     assert counts == [2, 2, 2, 2, 2]
 
 
+async def test_a_node_to_avoid_is_the_last_choice(database: Database) -> None:
+    """It is passed over with a named reason while another node has room, and taken at once when none has."""
+    farm = Nodes(database, *one_gpu_each("a", "b"))
+    leases = [await farm.placement.place(request(f"u{i}", gpus=1, avoid=("a",))) for i in range(3)]
+    assert [(lease.node, lease.state) for lease in leases] == [("b", "granted"), ("a", "granted"), (None, "waiting")]
+    first, second, third = (lease.why for lease in leases)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert (first.refusals, second.refusals, third.refusals) == ({"avoided": 1}, {"gpus": 1}, {"gpus": 2})
+    await farm.book.release(leases[1].id, "done")
+    await farm.placement.advance()
+    assert farm.book.get(leases[2].id).node == "a"
+    named = await farm.placement.place(request("u9", node="b", avoid=("b", "gone")))
+    assert (named.node, named.state) == ("b", "granted")
+
+
 async def test_asked_again(database: Database) -> None:
     """The same request again is answered with the same lease; another one for that server is refused."""
     farm = Nodes(database, *one_gpu_each("a"))

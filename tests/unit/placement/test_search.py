@@ -77,6 +77,7 @@ def any_request(source: Random) -> PlacementRequest:
         gpu_memory_bytes=source.choice((0, 0, 0, 20, 80)) * GIB,
         gpu_model=source.choice(KINDS),
         kernel=source.choice(("",) * 4 + ("python3", "IR", "julia")),
+        avoid=source.choice(((), (), NAMES[:2], NAMES[5:])),
     )
     return made
 

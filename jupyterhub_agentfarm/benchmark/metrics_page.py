@@ -1,0 +1,78 @@
+"""``/metrics`` of the benchmark service: the exposition's texts, kept for a second each."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+from typing import ClassVar
+
+from ..errors import InvalidField
+from ..services.handlers import ServiceHandler
+from .exposition import SETS, Exposition
+
+#: How old the text of the metrics page may be.
+METRICS_AGE_SECONDS = 1.0
+
+
+class MetricsPage:
+    """The texts of the sets.
+
+    Parameters
+    ----------
+    exposition
+        Makes them.
+    """
+
+    def __init__(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+        #: By set, and whether compressed: when it was made, and the text.
+        self._made: dict[tuple[str, bool], tuple[float, bytes]] = {}
+        self._making = asyncio.Lock()
+
+    async def get(self, which: str, *, compressed: bool = False) -> bytes:
+        """Return a set's text."""
+        async with self._making:
+            made = self._made.get((which, compressed))
+            if made is None or time.monotonic() - made[0] > METRICS_AGE_SECONDS:
+                text = await self._make(which)
+                if compressed:
+                    text = await asyncio.to_thread(gzip.compress, text, 1)
+                made = self._made[which, compressed] = (time.monotonic(), text)
+        return made[1]
+
+    async def _make(self, which: str) -> bytes:
+        """Return the text; the event loop goes on between its pieces."""
+        pieces = []
+        for piece in self._exposition.chunks(which):
+            pieces.append(piece.encode())
+            await asyncio.sleep(0)
+        return b"".join(pieces)
+
+
+class MetricsHandler(ServiceHandler):
+    """The metrics page."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": "read:metrics"}
+
+    async def get(self) -> None:
+        """Answer a set in the text format.
+
+        Raises
+        ------
+        InvalidField
+            There is no such set.
+        """
+        which: str = self.get_query_argument("set", "hub")
+        if which not in SETS:
+            raise InvalidField("set", "one of " + ", ".join(SETS), which)
+        compressed = "gzip" in self.request.headers.get("Accept-Encoding", "")
+        text = await self.service.metrics_page.get(which, compressed=compressed)
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.set_header("Vary", "Accept-Encoding")
+        if compressed:
+            self.set_header("Content-Encoding", "gzip")
+        await self.finish(text)
+
+    def compute_etag(self) -> None:
+        """Make none: every scrape is another text, and hashing it would take as long as making it."""
