@@ -11,8 +11,9 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -157,9 +158,17 @@ def memory_of(processes: Sequence[psutil.Process]) -> dict[str, float]:
     return {f"{name}_mib": round(value, 1) for name, value in means.items()} | {"processes": len(infos)}
 
 
-async def idle(seconds: float) -> dict[str, Any]:
-    """Return what zygotes of servers cost while nothing starts: memory, and cores in use."""
-    zygotes = [process for process in psutil.process_iter() if _is_zygote(process)]
+async def idle(seconds: float, namespaces: Collection[str]) -> dict[str, Any]:
+    """Return what zygotes of servers cost while nothing starts: memory, and cores in use.
+
+    Parameters
+    ----------
+    seconds
+        How long to look.
+    namespaces
+        The network namespaces of the nodes: others' zygotes may be on this machine.
+    """
+    zygotes = [process for process in psutil.process_iter() if _is_zygote(process, namespaces)]
     if not zygotes:
         return {"processes": 0}
     before = sum(sum(process.cpu_times()[:2]) for process in zygotes)
@@ -168,8 +177,13 @@ async def idle(seconds: float) -> dict[str, Any]:
     return memory_of(zygotes) | {"cores": round(used / seconds, 4)}
 
 
-def _is_zygote(process: psutil.Process) -> bool:
+def namespace(pid: int | str = "self") -> str:
+    """Return the network namespace of a process."""
+    return str(Path(f"/proc/{pid}/ns/net").readlink())
+
+
+def _is_zygote(process: psutil.Process, namespaces: Collection[str]) -> bool:
     try:
-        return "noded.warm.zygote" in " ".join(process.cmdline())
-    except psutil.Error:
+        return "noded.warm.zygote" in " ".join(process.cmdline()) and namespace(process.pid) in namespaces
+    except (psutil.Error, OSError):
         return False

@@ -36,7 +36,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import psutil
-from first_result import Sample, cpu_seconds, idle, kernels, memory, start
+from first_result import Sample, cpu_seconds, idle, kernels, memory, namespace, start
 from provenance import output_path, provenance, spread
 from spawning_setup import (
     PEER_REQUIREMENTS,
@@ -110,11 +110,13 @@ class Starts:
             alone = await asyncio.to_thread(memory, users)
             await asyncio.gather(*(kernels(hub, user, sample) for user, sample in zip(users, samples, strict=True)))
             told = {"servers": alone, "with_two_kernels_each": await asyncio.to_thread(memory, users)}
+            told["started"] = await _started(hub) if way in WAYS else {}
+            say(f"started so far: {told['started']}")
             self.memory.append({"way": way, "nodes": nodes, "at_once": count, "round": number} | told)
         finally:
             await _stopped(hub, users)
         self.samples += samples
-        say(f"{way}: {count} at once on {nodes} nodes, round {number}: {times(samples)}")
+        say(f"{way}: {count} at once on {nodes} nodes, round {number}: {_shown(samples)}")
 
 
 async def _stopped(hub: BenchHub, users: list[str]) -> None:
@@ -126,6 +128,12 @@ async def _stopped(hub: BenchHub, users: list[str]) -> None:
 async def _none_runs(hub: BenchHub, users: list[str]) -> bool:
     models = [await hub.model(user) for user in users]
     return all(model is None for model in models)
+
+
+def _shown(samples: Sequence[Sample]) -> str:
+    told = times(samples)
+    medians = ", ".join(f"{name} {told[name]['median']}" for name in TIMES if told[name])
+    return f"{told['failed']} of {told['starts']} failed; medians: {medians}"
 
 
 def times(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -258,17 +266,18 @@ async def measure_starts(options: argparse.Namespace, python: str, count: int, s
     """Alternate between the ways on `count` nodes; return what else is measured there."""
     told: dict[str, Any] = {}
     async with farms(count, python) as (farm, key, hubs):
-        for way in WAYS_IN_ORDER:
+        for way in options.ways:
             await Starts().burst(hubs[way], way, count, count, 0)  # not counted: files are not in memory yet
         await _warm_up(hubs["warm"], count)
         await eventually(lambda: _all_warm(hubs["warm"]), "the nodes start servers warm", WARM_SECONDS, 1)
-        told["zygotes"] = await idle(options.idle_seconds)
+        inside = {namespace(node.init()) for node in farm.nodes}
+        told["zygotes_of_servers"] = await idle(options.idle_seconds, inside)
         for at_once, rounds in options.bursts:
             if not _fits(at_once):
                 say(f"{at_once} at once are left out: there is too little memory")
                 continue
             for number in range(1, rounds + 1):
-                for way in _turn(number):
+                for way in _turn(options.ways, number):
                     await starts.burst(hubs[way], way, count, at_once, number)
                     await asyncio.to_thread(end_servers, farm.nodes)
         if count == max(options.nodes) and options.faults:
@@ -279,10 +288,10 @@ async def measure_starts(options: argparse.Namespace, python: str, count: int, s
     return told
 
 
-def _turn(number: int) -> list[str]:
+def _turn(ways: Sequence[str], number: int) -> list[str]:
     """Return the ways in the order of a round."""
-    shift = number % len(WAYS_IN_ORDER)
-    return [*WAYS_IN_ORDER[shift:], *WAYS_IN_ORDER[:shift]]
+    shift = number % len(ways)
+    return [*ways[shift:], *ways[:shift]]
 
 
 def _fits(servers: int) -> bool:
@@ -298,7 +307,6 @@ async def _all_ready(hub: BenchHub, count: int) -> bool:
 async def _all_warm(hub: BenchHub) -> bool:
     """Return whether every node starts servers warm."""
     found = {node["name"]: (node["telemetry"] or {}).get("warm_starts") for node in await hub.farm.nodes()}
-    say("; ".join(f"{name}: {told and (told['state'], told['why'], told['cold'])}" for name, told in found.items()))
     return all(told and told["state"] == "warm" for told in found.values())
 
 
@@ -309,6 +317,12 @@ async def _warm_up(hub: BenchHub, nodes_count: int) -> None:
         await hub.api("POST", f"/users/{user}")
     await asyncio.gather(*(start(hub, user) for user in users))
     await _stopped(hub, users)
+
+
+async def _started(hub: BenchHub) -> dict[str, Any]:
+    """Return how many servers the nodes have started warm and cold so far."""
+    found = {node["name"]: (node["telemetry"] or {}).get("warm_starts") or {} for node in await hub.farm.nodes()}
+    return {name: {key: told.get(key) for key in ("warm", "cold")} for name, told in found.items()}
 
 
 def summary(starts: Starts) -> list[dict[str, Any]]:
@@ -346,6 +360,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure starts, polls and faults beside sshspawner.")
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 4], help="how many nodes, one after the other")
     parser.add_argument("--bursts", default="1x7,10x3,60x1", help="how many at once, and how often each")
+    parser.add_argument(
+        "--ways", nargs="+", default=list(WAYS_IN_ORDER), choices=WAYS_IN_ORDER, help="what is measured"
+    )
     parser.add_argument("--idle-seconds", type=float, default=30, help="how long idle zygotes are looked at")
     parser.add_argument("--polls", type=int, default=100, help="servers to poll")
     parser.add_argument("--fault-seconds", type=float, default=90, help="how long a fault may stay unnoticed")

@@ -44,3 +44,5 @@ def use_warm_kernels(app: ServerApp) -> None:
     if kernels.enabled and not named and NAME in factory.get_provisioner_entries():
         factory.default_provisioner_name = NAME
         REGISTRY.register(StartsCollector(kernels))
+        if kernels.early:
+            kernels.begin()
