@@ -116,7 +116,7 @@ def node_fields(node: Mapping[str, Any], now: float) -> dict[str, object]:
         "python": facts.get("python", UNKNOWN),
         "system": " ".join(str(facts.get(key, UNKNOWN)) for key in ("os", "arch")),
         "isolation": isolation_line(node),
-        "servers start": warm_line(node),
+        "starts": warm_line(node),
         "uptime": duration(telemetry["uptime_seconds"]) if telemetry else UNKNOWN,
         "clock": UNKNOWN if skew is None else f"{-skew:+.2f}s against the controller",
         "cpus": telemetry.get("cpus", UNKNOWN),

@@ -25,5 +25,5 @@ bubblewrap, container           cold: their processes begin in namespaces, with 
 - :mod:`.survey`, :mod:`.zygote`, :mod:`.becoming`, :mod:`.mending`, :mod:`.kernel` run in the server's environment
 - :mod:`.environments` which zygote a launch needs, and whether it is as its environment is now
 - :mod:`.choosing` why a start is cold
-- :mod:`.making`, :mod:`.forking`, :mod:`.zygotes` noded's side
+- :mod:`.surveying`, :mod:`.making`, :mod:`.forking`, :mod:`.zygotes` noded's side
 """

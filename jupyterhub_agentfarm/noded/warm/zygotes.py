@@ -19,7 +19,8 @@ from ..isolation.layers import Confined
 from .choosing import differing, why_cold
 from .environments import Environment, environment_of
 from .forking import Rising, fork
-from .making import Unfit, Zygote, ZygoteDied, make
+from .making import Zygote, ZygoteDied, make
+from .surveying import Unfit
 
 log = logging.getLogger(__name__)
 
