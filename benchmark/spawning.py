@@ -270,7 +270,7 @@ async def measure_starts(options: argparse.Namespace, python: str, count: int, s
             await Starts().burst(hubs[way], way, count, count, 0)  # not counted: files are not in memory yet
         await _warm_up(hubs["warm"], count)
         await eventually(lambda: _all_warm(hubs["warm"]), "the nodes start servers warm", WARM_SECONDS, 1)
-        inside = {namespace(node.init()) for node in farm.nodes}
+        inside = {namespace(node.init) for node in farm.nodes}
         told["zygotes_of_servers"] = await idle(options.idle_seconds, inside)
         for at_once, rounds in options.bursts:
             if not _fits(at_once):
