@@ -83,3 +83,18 @@ async def test_switched_off(farm: WarmFarm) -> None:
     assert any("ipykernel_launcher" in command for command in commands), commands
     assert not any("zygote" in command for command in commands)
     assert await _starts(served) == {}
+
+
+async def test_early(farm: WarmFarm) -> None:
+    """With the option the zygote is there before anybody asks for a kernel, and the first kernel is a fork of it."""
+    served = await farm.start("ada", command=[*SERVER, "--WarmKernels.early=True"])
+
+    def zygotes() -> list[int]:
+        children = [int(child) for child in _of(served.pid, f"task/{served.pid}/children").split()]
+        return [child for child in children if "kernels.zygote" in _of(child, "cmdline")]
+
+    (zygote,) = await eventually(zygotes, "the zygote is there")
+    await _kernel(served)
+    kernels = [int(child) for child in _of(zygote, f"task/{zygote}/children").split()]
+    assert ["ipykernel_launcher" in _of(kernel, "cmdline") for kernel in kernels] == [True]
+    assert zygotes() == [zygote]
