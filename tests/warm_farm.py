@@ -118,9 +118,21 @@ class WarmFarm:
         self, user: str, lease: str = "", variables: Mapping[str, str] | None = None, **changes: Any
     ) -> Served:
         """Start a server, wait for its first answer, and say whether it was started warm."""
-        lease, home = lease or f"lease-of-{user}", self.folder / user
-        home.mkdir(exist_ok=True)
+        lease = lease or f"lease-of-{user}"
         before, _ = await self.counts()
+        status = await self.launch(user, lease, variables, **changes)
+        after, _ = await self.counts()
+        served = self.served[lease] = Served(lease, user, status, self.folder / user, after > before)
+        answer = await served.get("api")
+        assert answer.status_code == 200, await self.log(lease)
+        return served
+
+    async def launch(
+        self, user: str, lease: str, variables: Mapping[str, str] | None = None, **changes: Any
+    ) -> dict[str, Any]:
+        """Have noded launch a server, and return its status."""
+        home = self.folder / user
+        home.mkdir(exist_ok=True)
         environment = {**self.environment(user, home), **(variables or {})}
         spec: dict[str, Any] = {
             "environment": environment,
@@ -130,12 +142,7 @@ class WarmFarm:
             "owner": user,
             **changes,
         }
-        status = await self.noded.launch(lease, timeout=90, **spec)
-        after, _ = await self.counts()
-        served = self.served[lease] = Served(lease, user, status, home, after > before)
-        answer = await served.get("api")
-        assert answer.status_code == 200, await self.log(lease)
-        return served
+        return await self.noded.launch(lease, timeout=90, **spec)
 
     async def log(self, lease: str) -> str:
         """Return what a server wrote."""

@@ -140,7 +140,7 @@ async def test_nothing_of_a_user_is_left_in_the_zygote(farm: WarmFarm) -> None:
         user = f"quokka-{number}"
         secrets[user] = f"secret-{os.urandom(12).hex()}"
         with pytest.raises(NodedError):
-            await farm.start(user, cwd="/no/such", variables={"JUPYTERHUB_API_TOKEN": secrets[user]})
+            await farm.launch(user, f"lease-{number}", {"JUPYTERHUB_API_TOKEN": secrets[user]}, cwd="/no/such")
     real = f"secret-{os.urandom(12).hex()}"
     served = await farm.start("quokka-real", variables={"JUPYTERHUB_API_TOKEN": real})
     assert served.warm
