@@ -49,7 +49,7 @@ class BenchmarkCounters:
 
     def _make_node_blocks(self, node: str) -> Blocks:
         tasks = [
-            sample_line(_FINISHED, {"node": node, "outcome": outcome}, self._tasks[node, outcome])
+            sample_line(_FINISHED, {"node": node, "kind": "case", "outcome": outcome}, self._tasks[node, outcome])
             for outcome in metrics.TASK_OUTCOMES
         ]
         cases = [
