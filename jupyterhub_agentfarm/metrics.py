@@ -13,8 +13,8 @@ Who shows what, each series in one place, so that whoever scrapes all pages coun
 
 The first two have the sets ``hub``, ``microserver``, ``gpuserver`` and ``all``. Two families are on several pages, with
 different series: the kind of `agentfarm_tasks_finished_total` is "case" on the first and "task", an attempt of one, on
-the second, and `agentfarm_api_request_duration_seconds` names the service in its handler. Names that begin with ``stream_``,
-``backup_`` and ``restore_`` are kept for parts that the farm does not have yet.
+the second, and `agentfarm_api_request_duration_seconds` names the service in its handler. Names that begin with
+``stream_``, ``backup_`` and ``restore_`` are kept for parts that the farm does not have yet.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ NODE_STATUSES = ("ready", "cordoned", "draining", "unreachable", "down")
 #: Why a node's connection was refused, by it or by us.
 NODE_REFUSALS = ("host_key", "login_refused")
 LEASE_STATES = ("waiting", "granted", "running", "stopping")
-#: A case of the benchmark, or an attempt of an agent's task.
-WORK_KINDS = ("case", "task")
 TASK_OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled", "lost")
 CASE_OUTCOMES = (*TASK_OUTCOMES, "skipped")
 #: Why servers end: the words of `models.LeaseEnd` for leases that had one.
