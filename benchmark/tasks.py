@@ -34,8 +34,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from jupyter_server_process import notebook
 from tasks_hub import TasksHub, tasks_hub
+from tasks_recorded import recorded
 from tasks_throughput import throughput
-from tasks_trace import BLIND, blind_trace, farm_trace
+from tasks_trace import BLIND, Scene, blind_trace, farm_trace, made_up
 from waiting import eventually
 
 from jupyterhub_agentfarm.agents.models import TaskRequest
@@ -96,15 +97,22 @@ async def completed(book: TaskBook, ids: list[str]) -> None:
 
 
 async def trace(options: argparse.Namespace) -> Figures:
-    """Return the figures of every way on the same traces."""
+    """Return the figures of every way on the same traces: made up from seeds, and recorded on a farm."""
+    seeds = range(options.seed, options.seed + options.traces)
+    scenes = [made_up(seed, options.trace_tasks) for seed in seeds]
+    figures: Figures = {"made_up": await ways_on(scenes, options.seed)}
+    return figures | {"recorded": await ways_on([recorded()], options.seed)}
+
+
+async def ways_on(scenes: list[Scene], seed: int) -> dict[str, list[Figures]]:
+    """Return the figures of every way, one for each scene."""
     ways: dict[str, list[Figures]] = {"agentfarm": []}
-    for seed in range(options.seed, options.seed + options.traces):
+    for scene in scenes:
         with tempfile.TemporaryDirectory(prefix="afbench") as folder:
-            ways["agentfarm"].append((await farm_trace(seed, options.trace_tasks, Path(folder)))[0])
+            ways["agentfarm"].append((await farm_trace(scene, Path(folder)))[0])
         for way in BLIND:
-            figures = await asyncio.to_thread(blind_trace, seed, options.trace_tasks, way)
-            ways.setdefault(way, []).append(figures)
-        say(f"trace {seed} played")
+            ways.setdefault(way, []).append(await asyncio.to_thread(blind_trace, scene, way, seed))
+    say(f"{len(scenes)} traces played")
     return ways
 
 
