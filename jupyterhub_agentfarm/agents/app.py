@@ -115,7 +115,7 @@ class AgentsApp(StoredService):
         users, limits = HubUsers(self.hub), FarmLimits(self.farm_client)
         self.registry = self.own(Registry(AgentStore(self.database), users, limits, parent=self))
         self.registry.holds.append(self.book.hold)
-        self.registry.busy = self.book.busy
+        self.registry.aftercare.busy = self.book.busy
         self.registry.revoked.append(lambda name: self.forget_logins())
         self.observers.all.append(self.own(ServerSharing(self.registry, users)))
         base_url = os.environ.get("JUPYTERHUB_BASE_URL", "/")
