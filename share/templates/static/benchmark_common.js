@@ -125,6 +125,13 @@ function limitsOf(suite) {
   return Object.entries(suite.limits || {}).filter(([name, value]) => LIMIT[name] && value !== null && value !== undefined);
 }
 
+/** "max_nodes_lost is 0, and it came to 1" → "Nodes lost: wanted none, it came to 1". */
+function limitText(detail) {
+  const [, name, wanted, got] = /^(\w+) is (\S+), and it came to (\S+)$/.exec(detail) || [];
+  if (!LIMIT[name]) return `A limit is broken: ${detail}`;
+  return `A limit is broken. ${LIMIT[name][0]}: wanted ${LIMIT[name][1](Number(wanted))}, it came to ${LIMIT[name][2](Number(got))}`;
+}
+
 const EVENT = {
   run_started: () => ["busy", "The run began"],
   phase_started: (event) => ["busy", `Phase ${event.detail} began`],
@@ -134,7 +141,7 @@ const EVENT = {
   server_restarted: (event) => ["warn", `The server on ${event.node} was started anew${event.detail ? `: ${event.detail}` : ""}`],
   service_gap: (event) => ["warn", `The benchmark service was away${event.seconds ? ` for ${took(event.seconds)}` : ""}; nothing was sampled meanwhile`],
   drained: (event) => ["", `${event.node || "The nodes"} ${event.node ? "was" : "were"} drained for the run`],
-  limit_exceeded: (event) => ["bad", `A limit is exceeded: ${event.detail}`],
+  limit_exceeded: (event) => ["bad", limitText(event.detail)],
   cancelled: (event) => ["hollow", `Cancelled${event.detail ? `: ${event.detail}` : ""}`],
 };
 

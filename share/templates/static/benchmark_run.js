@@ -131,7 +131,7 @@ function drawCharts() {
   if (legendOf !== names.join()) { legendOf = names.join(); $("run-legend").replaceChildren(legend(names)); }
   const farm = model.samples.get("farm\nfarm") || [];
   const from = farm.length ? farm[0].at : model.view.created_at;
-  const to = Math.max(from + 60, model.view.ended_at || Date.now() / 1000);
+  const to = model.view.ended_at ? Math.max(from + 1, model.view.ended_at) : Math.max(from + 60, Date.now() / 1000);
   const span = rateSpan();
   for (const { chart, quantity, rate } of CHARTS) {
     const over = (scope, name) => (rate ? model.rate(scope, name, span) : model.over(scope, name, quantity));
