@@ -77,6 +77,12 @@ def test_memory_that_ran_out(text: str, resource: str) -> None:
     assert one.sentence.startswith("1 case did not succeed because")
 
 
+def test_one_failure_among_many_does_not_decide() -> None:
+    """One case of forty that ran out of memory is a fault, and not what held the others up."""
+    failed = CaseResult("n1", "train", "failed", "MemoryError", phase="main")
+    assert found((*BUSY * 39, failed), gpu_utilization_ratio=0.99).resource == "gpu"
+
+
 def test_the_notebook_is_told_with_its_processors() -> None:
     """On 8 processors of which an eighth is busy, the notebook has one thread at work."""
     assert "On average 1 of 8 processors were busy on a node." in found(cpu_utilization_ratio=0.125).sentence
