@@ -1,9 +1,10 @@
 """Tasks of agents: what the store does in a second, what the farm adds to a notebook, and how soon a death is mended.
 
 store       1,000 trivial tasks through the book of tasks on SQLite: submitted, and claimed and completed
-trace       the dispatcher's choice and the controller's placement on simulated nodes of unlike load, beside blind ways
-papermill   a notebook as a task on a warm server, beside papermill that is run by hand on the node, in turns
+trace       the dispatcher's choice and the controller's placement on nodes of unlike load, beside blind ways
+papermill   a notebook as a task on a warm server, beside papermill by hand on the node, both at the same time
 trivial     notebooks of one empty cell, one after the other on warm servers
+throughput  1,000 such notebooks of several agents, end to end (tasks_throughput.py)
 death       from a node's death to its task executing elsewhere
 crowd       many registered agents, of which many have a request in the controller's line: API and memory
 
@@ -33,7 +34,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from jupyter_server_process import notebook
 from tasks_hub import TasksHub, tasks_hub
-from tasks_trace import BLIND, blind_trace, farm_trace
+from tasks_recorded import recorded
+from tasks_throughput import throughput
+from tasks_trace import BLIND, Scene, blind_trace, farm_trace, made_up
 from waiting import eventually
 
 from jupyterhub_agentfarm.agents.models import TaskRequest
@@ -94,15 +97,22 @@ async def completed(book: TaskBook, ids: list[str]) -> None:
 
 
 async def trace(options: argparse.Namespace) -> Figures:
-    """Return the figures of every way on the same traces."""
+    """Return the figures of every way on the same traces: made up from seeds, and recorded on a farm."""
+    seeds = range(options.seed, options.seed + options.traces)
+    scenes = [made_up(seed, options.trace_tasks) for seed in seeds]
+    figures: Figures = {"made_up": await ways_on(scenes, options.seed)}
+    return figures | {"recorded": await ways_on([recorded()], options.seed)}
+
+
+async def ways_on(scenes: list[Scene], seed: int) -> dict[str, list[Figures]]:
+    """Return the figures of every way, one for each scene."""
     ways: dict[str, list[Figures]] = {"agentfarm": []}
-    for seed in range(options.seed, options.seed + options.traces):
+    for scene in scenes:
         with tempfile.TemporaryDirectory(prefix="afbench") as folder:
-            ways["agentfarm"].append((await farm_trace(seed, options.trace_tasks, Path(folder)))[0])
+            ways["agentfarm"].append((await farm_trace(scene, Path(folder)))[0])
         for way in BLIND:
-            figures = await asyncio.to_thread(blind_trace, seed, options.trace_tasks, way)
-            ways.setdefault(way, []).append(figures)
-        say(f"trace {seed} played")
+            ways.setdefault(way, []).append(await asyncio.to_thread(blind_trace, scene, way, seed))
+    say(f"{len(scenes)} traces played")
     return ways
 
 
@@ -158,8 +168,10 @@ async def papermill(hub: TasksHub, options: argparse.Namespace) -> Figures:
         for seconds in options.lengths:
             ours, theirs = [], []
             for _ in range(options.repetitions):
-                ours.append(await duration(hub, *work(seconds)))
-                theirs.append(await by_hand(command, folder, work(seconds)))
+                # At once, so that what else goes on on the machine meets both; nearly all of it is waiting.
+                pair = duration(hub, *work(seconds)), by_hand(command, folder, work(seconds))
+                for kept, taken in zip((ours, theirs), await asyncio.gather(*pair), strict=True):
+                    kept.append(taken)
             ratio = sorted(ours)[len(ours) // 2] / sorted(theirs)[len(theirs) // 2]
             figures[f"{seconds:g} s"] = {
                 "task_seconds": spread(ours),
@@ -264,6 +276,11 @@ async def on_nodes(options: argparse.Namespace) -> Figures:
                 figures["papermill"] = await papermill(hub, options)
             if "trivial" in options.parts:
                 figures["trivial"] = await trivial(hub, options)
+    if "throughput" in options.parts:
+        warm = f"c.WarmServers.keep_warm = 600\nc.WarmServers.max_warm = {options.mills}\n"
+        async with demo_hub(warm) as hub:
+            figures["throughput"] = await throughput(hub, options.tasks, options.mills)
+            say(f"throughput: {json.dumps(figures['throughput'])}")
     if "death" in options.parts:
         async with demo_hub("c.WarmServers.keep_warm = 0\n", 3) as hub:
             figures["death"] = await death(hub, options)
@@ -287,12 +304,13 @@ async def measure(options: argparse.Namespace) -> Figures:
 def main() -> int:
     """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description="Measure tasks of agents.")
-    parts = ["store", "trace", "papermill", "trivial", "death", "crowd"]
+    parts = ["store", "trace", "papermill", "trivial", "throughput", "death", "crowd"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts, help="what is measured")
-    parser.add_argument("--tasks", type=int, default=1000, help="tasks of the store's round")
+    parser.add_argument("--tasks", type=int, default=1000, help="tasks of the store's round, and of the throughput")
     parser.add_argument("--repetitions", type=int, default=3, help="rounds of the store, and of each notebook")
-    parser.add_argument("--lengths", type=float, nargs="+", default=[2, 10, 30], help="seconds that notebooks take")
+    parser.add_argument("--lengths", type=float, nargs="+", default=[2, 10, 60], help="seconds that notebooks take")
     parser.add_argument("--trivial", type=int, default=20, help="notebooks of an empty cell")
+    parser.add_argument("--mills", type=int, default=4, help="agents of the throughput, each with a warm server")
     parser.add_argument("--deaths", type=int, default=3, help="nodes that die")
     parser.add_argument("--agents", type=int, default=200, help="registered agents of the crowd")
     parser.add_argument("--queued", type=int, default=50, help="requests of the crowd in line")
@@ -305,6 +323,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.quick:
         options.tasks, options.repetitions, options.lengths, options.trivial, options.deaths = 100, 1, [2], 3, 1
+        options.mills = 2
         options.agents, options.queued, options.requests, options.traces, options.trace_tasks = 5, 3, 20, 1, 40
     facts = provenance(options, PACKAGES) | {"memory_bytes": psutil.virtual_memory().total}
     result = {"provenance": facts, **asyncio.run(measure(options))}

@@ -12,9 +12,9 @@ Who shows what, each series in one place, so that whoever scrapes all pages coun
     /services/agentfarm/metrics   how servers ended, connections that nodes refused
 
 The first two have the sets ``hub``, ``microserver``, ``gpuserver`` and ``all``. Two families are on several pages, with
-different series: `agentfarm_tasks_finished_total` counts cases on the first and attempts of tasks on the second, and
-`agentfarm_api_request_duration_seconds` names the service in its handler. Names that begin with ``stream_``,
-``backup_`` and ``restore_`` are kept for parts that the farm does not have yet.
+different series: the kind of `agentfarm_tasks_finished_total` is "case" on the first and "task", an attempt of one, on
+the second, and `agentfarm_api_request_duration_seconds` names the service in its handler. Names that begin with
+``stream_``, ``backup_`` and ``restore_`` are kept for parts that the farm does not have yet.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ _DEFINED = (
     _counter("server_exits_total", "Servers of the node that ended, by cause.", ("node", "cause"), "node"),
     _counter("server_restarts_total", "Servers whose node failed, by what their restart came to.", ("outcome",), "hub"),
     # ---- the benchmark ----
-    _counter("tasks_finished_total", "Cases or attempts that ended on the node.", ("node", "outcome"), "node"),
+    _counter("tasks_finished_total", "Units of work that ended on the node.", ("node", "kind", "outcome"), "node"),
     _counter("benchmark_cases_total", "Benchmark cases that ended on the node.", _CASE_LABELS, "node"),
     _counter("benchmark_runs_total", "Benchmark runs that ended.", ("suite", "outcome"), "hub"),
     _histogram("benchmark_case_duration", "How long a case that succeeded took on a node.", ("suite", "case")),

@@ -71,23 +71,21 @@ class AgentsSite(AgentsApp):
 
     async def open(self) -> None:
         """Start what pages and API need."""
-        self.database = self._own(Database(self.db_url))
+        self.database = self.own(Database(self.db_url))
         await self.database.open()
-        self.renderer = self._own(Renderer())
+        self.renderer = self.own(Renderer())
         store = AgentStore(self.database)
         for agent in self.first:
             await store.add(agent)
             await store.save(KeptAgent(agent, "ready"))
-        self.hub = self._own(HubClient("http://127.0.0.1:1/hub/api", "none"))
-        client = self._own(FarmClient(runtime_dir=self.runtime_dir, token="none"))
-        self.registry = self._own(Registry(store, HubUsers(self.hub), FarmLimits(client)))
+        self.hub = self.own(HubClient("http://127.0.0.1:1/hub/api", "none"))
+        client = self.own(FarmClient(runtime_dir=self.runtime_dir, token="none"))
+        self.registry = self.own(Registry(store, HubUsers(self.hub), FarmLimits(client)))
         await self.registry.open()
-        self.book = self._own(TaskBook(self.database, Path(self.data_dir) / "agent-tasks"))
+        self.book = self.own(TaskBook(self.database, Path(self.data_dir) / "agent-tasks"))
         await self.book.open()
-        self.live = self._own(LiveNotebooks(self.book, None))  # type: ignore[arg-type] - no attempt has a server
-        self.views = AgentViews(
-            lambda: self.farm.leases, self.farm.usage, self.registry.left_to_do, self.book
-        )
+        self.live = self.own(LiveNotebooks(self.book, None))  # type: ignore[arg-type] - no attempt has a server
+        self.views = AgentViews(lambda: self.farm.leases, self.farm.usage, self.registry.left_to_do, self.book)
 
 
 @asynccontextmanager

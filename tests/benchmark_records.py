@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -183,6 +184,12 @@ def soak_report(
     definition = {"phases": [phase_json(phase)], "mode": "duration", "work": "each"}
     run = run_record(nodes, cases, seconds, definition=definition, **(values | changes))
     return Report(run, results, samples, [event for event in events if event.node or event.kind != "node_lost"])
+
+
+@functools.cache
+def soak_page() -> str:
+    """Return the page of `soak_report()`, drawn once."""
+    return soak_report().html()
 
 
 def phase_json(phase: Phase) -> dict[str, Any]:

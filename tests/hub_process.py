@@ -94,7 +94,7 @@ class HubProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        await eventually(self._answers, f"the Hub answers; its log is {self.log_path}", timeout=60, interval=0.1)
+        await eventually(self._answers, f"the Hub answers; its log is {self.log_path}", timeout=150, interval=0.1)
         if not self.token:
             self.token = await self._log_in("admin")
 

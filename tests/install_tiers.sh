@@ -26,23 +26,32 @@ need uidmap newuidmap
 # The notebooks are also executed with Debian's torch, in an environment made from the system's Python.
 if [ -x /usr/bin/python3 ] && [ -e /etc/debian_version ]; then
     [ -d /usr/lib/python3/dist-packages/torch ] || missing="$missing python3-torch"
+    # Without it the same torch multiplies matrices twenty times slower.
+    ls /usr/lib/*/openblas-*/libblas.so.3 >/dev/null 2>&1 || missing="$missing libopenblas0"
     /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 fi
 
-[ -n "$missing" ] || exit 0
-if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "Tests that need$missing are skipped: as root, make test installs them (apt-get install$missing)." >&2
-    exit 0
-fi
-echo "Installing for the wider test tiers:$missing" >&2
-export DEBIAN_FRONTEND=noninteractive
-# A package must not start its daemon here: the tests start their own.
-if [ ! -e /usr/sbin/policy-rc.d ]; then
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-    chmod +x /usr/sbin/policy-rc.d
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-fi
+install() { # install PACKAGE...
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+        echo "Tests that need $* are skipped: as root, make test installs them (apt-get install $*)." >&2
+        return
+    fi
+    echo "Installing for the wider test tiers: $*" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    # A package must not start its daemon here: the tests start their own.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod +x /usr/sbin/policy-rc.d
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    # Another program that installs is waited for.
+    wait="-o DPkg::Lock::Timeout=300"
+    if ! told=$({ apt-get $wait -qq update && apt-get $wait -qq install -y --no-install-recommends "$@"; } 2>&1); then
+        printf '%s\n' "$told" | tail -n 3 >&2
+        echo "apt-get could not install $*: the tests that need them are skipped." >&2
+    fi
+}
+
 # shellcheck disable=SC2086 # a list of words
-if ! { apt-get -qq update && apt-get -qq install -y --no-install-recommends $missing; } >/dev/null 2>&1; then
-    echo "apt-get could not install$missing: the tests that need them are skipped." >&2
-fi
+[ -z "$missing" ] || install $missing
+[ ! -x .venv/bin/python ] || sh tests/notebooks/kernels.sh .venv/bin/python

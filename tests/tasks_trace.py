@@ -1,10 +1,11 @@
-"""One trace of tasks on simulated nodes of unlike load: what the dispatcher and placement do with it, and blind ways.
+"""One trace of tasks on nodes of unlike load: what the dispatcher and placement do with it, and blind ways.
 
 The dispatcher's real choice (order, agents' limits, the look ahead for room) claims tasks, and the real placement with
 its database and its line puts them on nodes. Others keep cores of the nodes busy too, and how many changes all the
-time; that, and nothing else, is what nodes report. A task keeps its cores busy until its work is done; where more is
-asked of a node than it has, everything there becomes slower. The blind ways start every task at once on a node that has
-cores enough in total: at random, in turn, or on the one with the fewest tasks.
+time; that, and nothing else, is what nodes report. A scene says which nodes, which load of others and which tasks: it
+is made up from a seed here, or was recorded on a farm (tasks_recorded.py). A task keeps its cores busy until its work
+is done; where more is asked of a node than it has, everything there becomes slower. The blind ways start every task at
+once on a node that has cores enough in total: at random, in turn, or on the one with the fewest tasks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import itertools
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,24 @@ class Work:
     left: float = 0.0
     started_at: float = 0.0
     ended_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Nodes, what others do there, and what is asked for."""
+
+    #: Cores of each node.
+    cores: Mapping[str, int]
+    #: Returns how many cores others keep busy on a node at a time.
+    load: Mapping[str, Callable[[float], float]]
+    #: Makes the tasks anew: each play changes them.
+    works: Callable[[], list[Work]]
+
+
+def made_up(seed: int, tasks: int) -> Scene:
+    """Return the scene of a seed."""
+    cores = {name: cores for name, (cores, _) in NODES.items()}
+    return Scene(cores, {name: loads(seed, name) for name in NODES}, lambda: make_trace(seed, tasks))
 
 
 def make_trace(seed: int, tasks: int) -> list[Work]:
@@ -97,9 +116,9 @@ class Figures:
 class Simulation:
     """The nodes' time."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, scene: Scene) -> None:
         self.now = 0.0
-        self.load = {name: loads(seed, name) for name in NODES}
+        self.cores, self.load = scene.cores, scene.load
         self.running: dict[str, Work] = {}
         self.figures = Figures()
 
@@ -109,8 +128,8 @@ class Simulation:
 
     def start(self, work: Work, name: str) -> None:
         """Start a task on a node."""
-        roomy = [other for other in NODES if self.used(other) + work.cpus <= NODES[other][0]]
-        above = self.used(name) + work.cpus > NODES[name][0] + 1e-9
+        roomy = [other for other in self.cores if self.used(other) + work.cpus <= self.cores[other]]
+        above = self.used(name) + work.cpus > self.cores[name] + 1e-9
         self.figures.above += above
         self.figures.overloads += above and any(other != name for other in roomy)
         self.figures.starts[name] += 1
@@ -125,7 +144,7 @@ class Simulation:
 
     def pass_to(self, moment: float) -> None:
         """Let everything work until then."""
-        for name, (cores, _) in NODES.items():
+        for name, cores in self.cores.items():
             self.figures.overload_core_seconds += max(0.0, self.used(name) - cores) * (moment - self.now)
         for work in self.running.values():
             work.left -= (moment - self.now) * self._speed(work.node)
@@ -138,11 +157,11 @@ class Simulation:
 
     def look(self) -> None:
         """Note how unlike the nodes are busy."""
-        shares = [self.used(name) / cores for name, (cores, _) in NODES.items()]
+        shares = [self.used(name) / cores for name, cores in self.cores.items()]
         self.figures.differences.append(max(shares) - min(shares))
 
     def _speed(self, name: str) -> float:
-        return min(1.0, NODES[name][0] / max(1e-9, self.used(name)))
+        return min(1.0, self.cores[name] / max(1e-9, self.used(name)))
 
 
 class Blind:
@@ -154,7 +173,7 @@ class Blind:
 
     async def arrived(self, work: Work) -> None:
         """Start a task."""
-        able = [name for name, (cores, _) in NODES.items() if cores >= work.cpus]
+        able = [name for name, cores in self._simulation.cores.items() if cores >= work.cpus]
         counts = Counter(each.node for each in self._simulation.running.values())
         chosen = {
             "random": lambda: self._dice.choice(able),
@@ -243,12 +262,12 @@ class Farm:
             self._report()
 
     def _report(self) -> None:
-        self._nodes = [self._node(name) for name in NODES]
+        self._nodes = [self._node(name) for name in self._simulation.cores]
         for each in self._nodes:
             self._placement.tell(NodeView(each))
 
     def _node(self, name: str) -> Any:
-        cores, used = NODES[name][0], self._simulation.used(name)
+        cores, used = self._simulation.cores[name], self._simulation.used(name)
         report = telemetry(cpus=cores, cpu_utilization_ratio=min(1.0, used / cores), load1=used)
         return replace(node(name, report=report), reported_at=self._simulation.now)
 
@@ -290,9 +309,9 @@ def figures_of(simulation: Simulation, trace: list[Work]) -> dict[str, Any]:
     }
 
 
-async def farm_trace(seed: int, tasks: int, folder: Path) -> tuple[dict[str, Any], Farm, list[Work]]:
+async def farm_trace(scene: Scene, folder: Path) -> tuple[dict[str, Any], Farm, list[Work]]:
     """Return the figures of the farm's own way, the farm and what became of the tasks."""
-    simulation, trace = Simulation(seed), make_trace(seed, tasks)
+    simulation, trace = Simulation(scene), scene.works()
     database = Database(f"sqlite:///{folder / 'farm.sqlite'}")
     await database.open()
     try:
@@ -304,8 +323,8 @@ async def farm_trace(seed: int, tasks: int, folder: Path) -> tuple[dict[str, Any
     return figures_of(simulation, trace), farm, trace
 
 
-def blind_trace(seed: int, tasks: int, way: str) -> dict[str, Any]:
-    """Return the figures of a blind way."""
-    simulation, trace = Simulation(seed), make_trace(seed, tasks)
+def blind_trace(scene: Scene, way: str, seed: int) -> dict[str, Any]:
+    """Return the figures of a blind way, whose dice are those of a seed."""
+    simulation, trace = Simulation(scene), scene.works()
     asyncio.run(play(Blind(simulation, way, seed), simulation, trace))
     return figures_of(simulation, trace)

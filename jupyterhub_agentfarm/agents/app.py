@@ -8,14 +8,13 @@ from typing import Any
 
 from jupyterhub.services.auth import HubOAuth
 from tornado import web
-from traitlets import Unicode, default
 
 from ..controller.client import FarmClient
 from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
 from ..services import reserved
-from ..services.app import ServiceApp
 from ..services.hub import HubClient
+from ..services.stored import StoredService
 from ..traitlets import ByteSize
 from . import metrics
 from .api import description
@@ -44,7 +43,7 @@ from .tasks.files import TaskFiles, checked_path
 from .tasks.intake import Intake
 
 
-class AgentsApp(ServiceApp):
+class AgentsApp(StoredService):
     """Registers agents and has their tasks executed on the farm."""
 
     name = "agents"
@@ -62,32 +61,14 @@ class AgentsApp(ServiceApp):
         FarmClient,
     ]
 
-    data_dir = Unicode(
-        help="Folder for the database and, below agent-tasks, the notebooks and artifacts of tasks. Default: "
-        "$AGENTFARM_DATA_DIR or the working directory."
-    ).tag(config=True)
-    db_url = Unicode(
-        help="Database of agents and tasks, as SQLAlchemy writes it: sqlite:///PATH or postgresql://USER@HOST/NAME. "
-        "Default: agents.sqlite in data_dir."
-    ).tag(config=True)
-
     max_task_body = ByteSize(
         64 * 2**20,
         help="Longest request that submits a task, in bytes or as '64M'; it may bring its notebook with it. It is kept "
         "only of those who may submit tasks, two at a time of each. Larger lets them fill more memory.",
     ).tag(config=True)
 
-    @default("data_dir")
-    def _data_dir_default(self) -> str:
-        return os.environ.get("AGENTFARM_DATA_DIR") or "."
-
-    @default("db_url")
-    def _db_url_default(self) -> str:
-        return f"sqlite:///{Path(self.data_dir).absolute() / 'agents.sqlite'}"
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._opened: list[Any] = []
         self.metrics = TaskMetrics()
         self._hub_auth: HubOAuth | None = None
         self.intake = Intake()
@@ -113,33 +94,33 @@ class AgentsApp(ServiceApp):
 
     async def open(self) -> None:
         """Start the parts in the order of their dependence."""
-        self.database = self._own(Database(self.db_url, "AgentsApp.db_url"))
+        self.database = self.own(Database(self.db_url, "AgentsApp.db_url"))
         await self.database.open()
-        self.renderer = self._own(Renderer())
+        self.renderer = self.own(Renderer())
         token = os.environ["JUPYTERHUB_API_TOKEN"]
-        self.farm_client = self._own(FarmClient(parent=self, runtime_dir=self.runtime_dir, token=token))
-        self.hub = self._own(HubClient())
+        self.farm_client = self.own(FarmClient(parent=self, runtime_dir=self.runtime_dir, token=token))
+        self.hub = self.own(HubClient())
         self.observers = FarmObservers()
-        self.farm = self._own(FarmWatch(self.farm_client, self.observers, parent=self))
-        self.book = self._own(TaskBook(self.database, Path(self.data_dir) / "agent-tasks", parent=self))
+        self.farm = self.own(FarmWatch(self.farm_client, self.observers, parent=self))
+        self.book = self.own(TaskBook(self.database, self.data_path / "agent-tasks", parent=self))
         await self.book.open()
         await self._open_registry()
         self.farm.start()
         await self._open_dispatcher()
-        self.mcp = self._own(mcp_server.McpEndpoint(self.runtime_path, parent=self))
+        self.mcp = self.own(mcp_server.McpEndpoint(self.runtime_path, parent=self))
         await self.mcp.open()
 
     async def _open_registry(self) -> None:
         """Start the registry, the sharing of servers, and what is shown of agents."""
         users, limits = HubUsers(self.hub), FarmLimits(self.farm_client)
-        self.registry = self._own(Registry(AgentStore(self.database), users, limits, parent=self))
+        self.registry = self.own(Registry(AgentStore(self.database), users, limits, parent=self))
         self.registry.holds.append(self.book.hold)
-        self.registry.busy = self.book.busy
+        self.registry.aftercare.busy = self.book.busy
         self.registry.revoked.append(lambda name: self.forget_logins())
-        self.observers.all.append(self._own(ServerSharing(self.registry, users)))
+        self.observers.all.append(self.own(ServerSharing(self.registry, users)))
         base_url = os.environ.get("JUPYTERHUB_BASE_URL", "/")
         proxy_url = os.environ.get("AGENTFARM_PROXY_URL") or "http://127.0.0.1:8000"
-        archives, hub_url = Path(self.data_dir) / "agent-archives", proxy_url.rstrip("/") + base_url
+        archives, hub_url = self.data_path / "agent-archives", proxy_url.rstrip("/") + base_url
         self.registry.packing.archiver = Archiver(users, lambda: self.farm.leases, archives, hub_url, checked_path)
         self.views = AgentViews(
             lambda: self.farm.leases,
@@ -155,13 +136,13 @@ class AgentsApp(ServiceApp):
         """Start what has tasks executed; last, and so it ends first."""
         self.news = FarmNews()
         self.observers.all.append(self.news)
-        self.servers = self._own(TaskServers(self.hub, parent=self))
-        self.warm = self._own(WarmServers(self.servers, parent=self))
+        self.servers = self.own(TaskServers(self.hub, parent=self))
+        self.warm = self.own(WarmServers(self.servers, parent=self))
         parts = (self.book, self.servers, self.warm, (self.farm, self.news), self.registry.tokens)
-        self.carriers = self._own(Carriers(*parts, parent=self))
+        self.carriers = self.own(Carriers(*parts, parent=self))
         self.carriers.usage = self.farm_client.usage
-        self.live = self._own(LiveNotebooks(self.book, self.carriers))
-        self.dispatcher = self._own(
+        self.live = self.own(LiveNotebooks(self.book, self.carriers))
+        self.dispatcher = self.own(
             Dispatcher(self.book, self.registry, self.carriers, self.farm, self.news, parent=self)
         )
         self.dispatcher.observers.append(self.metrics)
@@ -176,14 +157,3 @@ class AgentsApp(ServiceApp):
         """Ask the Hub anew whose a token is: one was revoked."""
         if self._hub_auth is not None:
             self._hub_auth.cache.clear()
-
-    def _own(self, part: Any) -> Any:
-        """Return `part`, which will be closed with the service."""
-        self._opened.append(part)
-        return part
-
-    async def close(self) -> None:
-        """Stop the parts in reverse order; a second call does nothing."""
-        while self._opened:
-            part = self._opened.pop()
-            await (part.aclose() if hasattr(part, "aclose") else part.close())

@@ -116,7 +116,7 @@ class TaskMetrics:
         families: Families = {_NODE_TASKS: [], _NODE_AGENTS: [], _FINISHED: []}
         for node in nodes:
             counted = {outcome: self._finished[node.name, outcome] for outcome in TASK_OUTCOMES}
-            families[_FINISHED] += _gauges(_FINISHED, "outcome", TASK_OUTCOMES, counted, node=node.name)
+            families[_FINISHED] += _gauges(_FINISHED, "outcome", TASK_OUTCOMES, counted, node=node.name, kind="task")
             if node.connected:
                 families[_NODE_TASKS] += _gauges(_NODE_TASKS, "state", NODE_TASK_STATES, node.tasks, node=node.name)
                 families[_NODE_AGENTS] += _gauges(_NODE_AGENTS, "state", NODE_AGENT_STATES, node.agents, node=node.name)
@@ -184,7 +184,7 @@ class MetricsHandler(ServiceHandler):
         if which in ("hub", "all"):
             text += self.service.request_durations.text()
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        await self.finish(text)
+        self.finish(text)  # not awaited: a scraper that gave up is no fault
 
     async def _now(self) -> Now:
         service = self.service

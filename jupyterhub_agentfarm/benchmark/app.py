@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from traitlets import List, Unicode, default
+from traitlets import List, Unicode
 
 from .. import __version__
 from ..controller.client import FarmClient
 from ..controller.farm_watch import FarmWatch
 from ..inventory.database import Database
 from ..services import request_durations
-from ..services.app import ServiceApp
 from ..services.hub import HubClient
+from ..services.stored import StoredService
 from ..share import share_path
 from ..traitlets import Seconds
 from .api import description
@@ -32,21 +32,13 @@ from .store import BenchmarkStore
 from .suites import SuiteCatalogue
 
 
-class BenchmarkApp(ServiceApp):
+class BenchmarkApp(StoredService):
     """Runs notebooks on all nodes at once, and tells what the farm delivers."""
 
     name = "benchmark"
     description = "The benchmark service of the farm: suites, runs, reports, metrics."
     classes = [FarmWatch, NodeServers, NodeKeeper, Runner, FarmClient, ReportRenderer, PrometheusCheck]
 
-    data_dir = Unicode(
-        help="Folder for the database and, below benchmark-runs, the reports. Default: $AGENTFARM_DATA_DIR or the "
-        "working directory."
-    ).tag(config=True)
-    db_url = Unicode(
-        help="Database of runs, as SQLAlchemy writes it: sqlite:///PATH or postgresql://USER@HOST/NAME. "
-        "Default: benchmark.sqlite in data_dir."
-    ).tag(config=True)
     suites_dirs = List(
         Unicode(),
         help="Further folders with suites (*.toml). A suite there wins over one of the same name that is shipped.",
@@ -56,18 +48,6 @@ class BenchmarkApp(ServiceApp):
         help="Age of a node's last report, in seconds, from which on its metrics are left out and it counts as not "
         "up. Smaller: a silent node is seen sooner; below a few report intervals, live nodes flicker.",
     ).tag(config=True)
-
-    @default("data_dir")
-    def _data_dir_default(self) -> str:
-        return os.environ.get("AGENTFARM_DATA_DIR") or "."
-
-    @default("db_url")
-    def _db_url_default(self) -> str:
-        return f"sqlite:///{Path(self.data_dir).absolute() / 'benchmark.sqlite'}"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._opened: list[Any] = []
 
     def handlers(self) -> list[tuple[Any, ...]]:
         """Return pages, API and metrics."""
@@ -105,15 +85,9 @@ class BenchmarkApp(ServiceApp):
             catalogue,
             Surroundings(servers, keeper, farm, self.session),
             counters,
-            Path(self.data_dir) / "benchmark-runs",
+            self.data_path / "benchmark-runs",
             ReportRenderer(PrometheusCheck(parent=self), parent=self),
             parent=self,
         )
         self._opened.append(self.bench)
         await self.bench.open()
-
-    async def close(self) -> None:
-        """Stop the parts in reverse order; a second call does nothing."""
-        while self._opened:
-            part = self._opened.pop()
-            await (part.aclose() if hasattr(part, "aclose") else part.close())

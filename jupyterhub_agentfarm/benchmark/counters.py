@@ -33,7 +33,7 @@ class BenchmarkCounters:
         self._cases[result.node, run.suite, result.case, result.outcome] += 1
         if result.outcome in metrics.TASK_OUTCOMES:
             self._tasks[result.node, result.outcome] += 1
-        if result.outcome == "succeeded" and result.duration_seconds is not None:
+        if result.outcome == "succeeded" and result.duration_seconds is not None and not result.warm_up:
             made = Histogram(_DURATIONS, {"suite": run.suite, "case": result.case})
             self._durations.setdefault((run.suite, result.case), made).add(result.duration_seconds)
 
@@ -49,7 +49,7 @@ class BenchmarkCounters:
 
     def _make_node_blocks(self, node: str) -> Blocks:
         tasks = [
-            sample_line(_FINISHED, {"node": node, "outcome": outcome}, self._tasks[node, outcome])
+            sample_line(_FINISHED, {"node": node, "kind": "case", "outcome": outcome}, self._tasks[node, outcome])
             for outcome in metrics.TASK_OUTCOMES
         ]
         cases = [

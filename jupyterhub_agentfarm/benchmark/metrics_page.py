@@ -72,7 +72,7 @@ class MetricsHandler(ServiceHandler):
         self.set_header("Vary", "Accept-Encoding")
         if compressed:
             self.set_header("Content-Encoding", "gzip")
-        await self.finish(text)
+        self.finish(text)  # not awaited: a scraper that gave up is no fault
 
     def compute_etag(self) -> None:
         """Make none: every scrape is another text, and hashing it would take as long as making it."""

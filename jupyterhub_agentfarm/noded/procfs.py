@@ -13,6 +13,8 @@ from pathlib import Path
 MARKER = "AGENTFARM_LEASE_ID"
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+#: More than most environments have.
+_READ_BYTES = 2**16
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -38,7 +40,7 @@ def boot_id() -> str:
 def read(pid: int) -> Process | None:
     """Return the process `pid`, or None when there is none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
+        text = _read_bytes(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The second field is the program's name in parentheses and may itself hold spaces and parentheses.
@@ -52,6 +54,18 @@ def read(pid: int) -> Process | None:
         cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND,
         rss_bytes=int(fields[21]) * _PAGE_BYTES,
     )
+
+
+def _read_bytes(path: str) -> bytes:
+    """Return what a file holds: a third of the time of `Path.read_bytes`, for every process every two seconds."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = [os.read(handle, _READ_BYTES)]
+        while len(pieces[-1]) == _READ_BYTES:
+            pieces.append(os.read(handle, _READ_BYTES))
+    finally:
+        os.close(handle)
+    return b"".join(pieces)
 
 
 def scan() -> dict[int, Process]:
@@ -93,8 +107,7 @@ def mark_of(pid: int) -> tuple[str, int] | None:
     Anybody can name any lease: whoever asks compares the id with that of the server's account.
     """
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - called for every process of the account
-            environment = file.read()
+        environment = _read_bytes(f"/proc/{pid}/environ")
         if MARKER.encode() not in environment:
             return None
         uid = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116

@@ -82,7 +82,8 @@ class RunFollower:
         self._show_run(run)
 
     def _show(self, run: RunProgress, node: str, text: str) -> None:
-        self._bars.show(node, run.done[node], run.total(node), text)
+        if node in run.nodes:  # those that take no part have results too: skipped
+            self._bars.show(node, run.done[node], run.total(node), text)
 
     def _show_run(self, run: RunProgress) -> None:
         """Show how far the whole run is, once its nodes are at work."""

@@ -65,13 +65,13 @@ class Lines:
         self._last: dict[str, tuple[str, str, float]] = {}
 
     def show(self, name: str, done: int, total: int | None, text: str, count: str = "") -> None:
-        """Write the state, unless it is the one written last or only its text changed a moment ago."""
-        count, now = count or _count(done, total), self._clock()
-        last_count, last_text, at = self._last.get(name, ("", "", 0.0))
-        if last_count == count and (last_text == text or now - at < LINE_SECONDS):
-            return
-        self._last[name] = (count, text, now)
-        self._output.note(f"{clean(name)}: {count} {clean(text)}".rstrip())
+        """Write the state at once when something was done; another text, or a `count` that only time moves, later."""
+        shown, now = count or _count(done, total), self._clock()
+        last_shown, last_text, at = self._last.get(name, ("", "", float("-inf")))
+        changed = (shown, text) != (last_shown, last_text)
+        if changed and (now - at >= LINE_SECONDS or (shown != last_shown and not count)):
+            self._last[name] = (shown, text, now)
+            self._output.note(f"{clean(name)}: {shown} {clean(text)}".rstrip())
 
     def say(self, text: str) -> None:
         """Write a line."""

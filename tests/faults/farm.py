@@ -308,6 +308,7 @@ async def fault_farm(
     settings: dict[str, dict[str, Any]] | None = None,
     hold: Iterable[str] = (),
     services: str = "agentfarm",
+    gpu_servers: int = 0,
 ) -> AsyncIterator[FaultFarm]:
     """Run a farm whose nodes are all ready.
 
@@ -321,10 +322,14 @@ async def fault_farm(
         Names of nodes that the Hub is not told of.
     services
         The farm's services that the Hub has.
+    gpu_servers
+        How many of the nodes, the last ones, are GPU servers.
     """
     manager = netns_farm(count, gpus, separate=True, disk_bytes=DISK_BYTES)
     net = await asyncio.to_thread(manager.__enter__)
     try:
+        for node in net.nodes[count - gpu_servers :]:
+            node.role = "gpuserver"
         points = Points(net.nodes[0].directory.parent / "points")
         path = ":".join(filter(None, (str(HERE / "hooks"), os.environ.get("PYTHONPATH"))))
         hooks = {"PYTHONPATH": path, "FAULTS_POINTS": str(points.directory)}

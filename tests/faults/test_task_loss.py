@@ -10,16 +10,20 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 import pytest_asyncio
 from faults import faults
-from faults.agents_api import AgentsApi
+from faults.agents_api import AWAY, AgentsApi
 from faults.farm import FaultFarm, fault_farm
 from waiting import eventually
+
+pytestmark = pytest.mark.timeout(600)
 
 #: All nodes share this machine's cores, and report them busy.
 SETTINGS: dict[str, dict[str, Any]] = {"TaskServers": {"cpus": 0}}
@@ -62,8 +66,15 @@ class Agent:
         held = Held(self.farm.net.nodes[0].directory.parent / name)
         held.folder.mkdir()
         cells = [nbformat.v4.new_code_cell(cell) for cell in held.cells()]
-        task = await self.api.submit(self.token, notebook=nbformat.v4.new_notebook(cells=cells))
-        await eventually(lambda: 1 in held.begun(), "it is executed", 60)
+        body = {"notebook": nbformat.v4.new_notebook(cells=cells), "idempotency_key": name}
+
+        async def submitted() -> str | None:
+            with suppress(*AWAY):  # a service on a busy machine may take long to read its first notebook
+                return await self.api.submit(self.token, **body)
+            return None
+
+        task = str(await eventually(submitted, "it is submitted", 120, 0.1))
+        await eventually(lambda: 1 in held.begun(), "it is executed", 120)
         return task, (await self.api.task(task))["attempts"][0]["node"], held
 
     async def ended(self, task: str) -> dict[str, Any]:
@@ -105,14 +116,17 @@ async def loses_power(mine: Agent, task: str, node: str, held: Held) -> dict[str
     first, second = view["attempts"]
     assert (retryable["reason"], first["outcome"], second["number"]) == ("node_lost", "node_lost", 2), view
     assert second["node"] != node, view
-    moments = {"known": known_at, "retryable": retryable["at"], "executing elsewhere": held.begun()[2]}
-    return {name: at - lost_at for name, at in moments.items()}
+    begun = held.begun()
+    moments = {"known": known_at, "retryable": retryable["at"], "begun elsewhere": second["started_at"]}
+    seconds = {name: at - lost_at for name, at in (moments | {"executing elsewhere": begun[2]}).items()}
+    return seconds | {"first start": begun[1] - first["started_at"], "second start": begun[2] - second["started_at"]}
 
 
 def keep(figure: Callable[..., bool], how: str, seconds: dict[str, float]) -> bool:
     """Record how long each step took; return whether all were in time."""
-    load = f"load {os.getloadavg()[0]:.1f}"
-    limits = {"known": 10, "retryable": 10, "executing elsewhere": 20}
+    starts = f"the first start took {seconds['first start']:.1f} s, the second {seconds['second start']:.1f} s"
+    load = f"load {os.getloadavg()[0]:.1f}; {starts}"
+    limits = {"known": 10, "retryable": 10, "begun elsewhere": 10, "executing elsewhere": 20}
     kept = [
         figure(21, f"power lost, {how}: {step} after", seconds[step], "s", limits[step], note=load) for step in limits
     ]

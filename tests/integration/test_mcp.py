@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from mcp.shared.exceptions import MCPError
 from mcp_client import Session, images_of, mcp_session, text_of
+from mcp_types import TextResourceContents
 from tasks_hub import TasksHub, tasks_hub
 from waiting import eventually
 
@@ -219,6 +221,65 @@ async def test_a_task_that_fails_and_one_that_is_cancelled(mcp: Session) -> None
     await mcp.data("cancel_task", task_id=brief["task_id"])
     view = await mcp.data("get_task", task_id=brief["task_id"], wait=60)
     assert view["state"] == "cancelled"
+
+
+async def test_files_are_resources(each: Session) -> None:
+    """The root folder is listed, folders tell what is in them, and files come as they are: text, bytes, any name."""
+    await each.data("write_file", path="a b/ü#?.csv", content="1,2\n")
+    await each.data("write_file", path="dot.png", content=PNG, encoding="base64")
+    templates = (await each.client.list_resource_templates()).resource_templates
+    assert [template.name for template in templates] == ["workspace", "task-notebook"]
+    listed = {resource.name: resource for resource in (await each.client.list_resources()).resources}
+    assert (listed["dot.png"].uri, listed["dot.png"].mime_type) == ("agentfarm://workspace/dot.png", "image/png")
+    folder = await read(each, listed["a b"].uri)
+    (inside,) = json.loads(folder)
+    assert (inside["name"], inside["uri"]) == ("a b/ü#?.csv", "agentfarm://workspace/a%20b/%C3%BC%23%3F.csv")
+    assert await read(each, inside["uri"]) == "1,2\n"
+    assert await read(each, listed["dot.png"].uri) == base64.b64decode(PNG)
+
+
+async def test_notebooks_of_tasks_are_resources(site: TasksHub, each: Session) -> None:
+    """As far as they are executed; those of tasks that somebody may not see are not there."""
+    task_id = (await each.data("submit_task", cells=["print(6 * 7)"], details={"name": "told"}))["task_id"]
+    await each.data("get_task", task_id=task_id, wait=120)
+    uri = f"agentfarm://tasks/{task_id}/notebook"
+    listed = {resource.uri: resource.name for resource in (await each.client.list_resources()).resources}
+    assert listed[uri] == "told"
+    notebook = json.loads(await read(each, uri))
+    assert notebook["cells"][0]["outputs"][0]["text"] == "42\n"
+    async with session(site, "other") as stranger:
+        assert uri not in {resource.uri for resource in (await stranger.client.list_resources()).resources}
+        assert (await unread(stranger, uri))["reason"] == "not_found"
+
+
+async def test_resources_that_cannot_be_read(mcp: Session) -> None:
+    """Each refusal is an error of the protocol, with a sentence and a fixed reason."""
+    await mcp.code("open('large.txt', 'w').write('x' * 1_100_000)")
+    refusals = {
+        "agentfarm://workspace/large.txt": ("answer_too_long", "use the tool read_file"),
+        "agentfarm://workspace/gone.txt": ("not_found", "there is no file or folder"),
+        "agentfarm://workspace/x.txt?server=nowhere": ("server_not_running", "is not running"),
+        "agentfarm://workspace/a/../../etc/passwd": ("invalid", "without '..'"),
+        "agentfarm://tasks/x/notebook": ("invalid", "uri must be"),
+        "file:///etc/passwd": ("invalid", "uri must be"),
+    }
+    for uri, (reason, sentence) in refusals.items():
+        told = await unread(mcp, uri)
+        assert told["reason"] == reason, told
+        assert sentence in told["message"], told
+
+
+async def read(mcp: Session, uri: str) -> Any:
+    """Return the content of a resource."""
+    (content,) = (await mcp.client.read_resource(uri)).contents
+    return content.text if isinstance(content, TextResourceContents) else base64.b64decode(content.blob)
+
+
+async def unread(mcp: Session, uri: str) -> dict[str, Any]:
+    """Return what is said of a resource that cannot be read."""
+    with pytest.raises(MCPError) as caught:
+        await mcp.client.read_resource(uri)
+    return {"message": caught.value.error.message, **caught.value.error.data}
 
 
 async def test_refusals_are_values(mcp: Session) -> None:

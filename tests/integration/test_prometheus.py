@@ -100,7 +100,7 @@ def config(hub_url: str, token: str) -> str:
         }
         for job, (service, which) in JOBS.items()
     ]
-    return json.dumps({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs})
+    return json.dumps({"global": {"scrape_interval": "2s", "scrape_timeout": "2s"}, "scrape_configs": jobs})
 
 
 async def query(port: int, expression: str) -> dict[str, str]:

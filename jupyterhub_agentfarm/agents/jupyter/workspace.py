@@ -49,6 +49,19 @@ class FilePart:
         return self.offset + size if self.offset + size < self.total else None
 
 
+class IsFolder(InvalidField):
+    """A folder is asked for its content.
+
+    Parameters
+    ----------
+    path
+        Of the folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__("path", "the path of a file; list_files shows a folder", path)
+
+
 async def list_files(server: JupyterServer, path: str) -> list[FileEntry]:
     """Return what a folder holds, folders first.
 
@@ -78,7 +91,7 @@ async def read_file(server: JupyterServer, path: str, offset: int, most: int) ->
     """
     about = await _get(server, path, content="0")
     if about["type"] == "directory":
-        raise InvalidField("path", "the path of a file; list_files shows a folder", path)
+        raise IsFolder(path)
     if (about.get("size") or 0) > MAX_FILE_BYTES:
         raise InvalidField(
             "path", f"a file of at most {MAX_FILE_BYTES} bytes: read parts of it with execute_code", path

@@ -4,7 +4,8 @@
 
     agent ──▶ proxy ──▶ McpHandler: Hub token, access to the service, agent is active
                           └──▶ session manager of the `mcp` SDK, in process (:mod:`..services.asgi`)
-                                 └──▶ tools (:mod:`.tools`), each with the caller's own token
+                                 └──▶ tools (:mod:`.tools`) and resources (:mod:`.resources`), each with the
+                                      caller's own token
 
 Both kinds of clients are served: those of protocol version 2026-07-28, each of whose requests stands for itself, and
 older ones, which open a session. A session belongs to whoever opened it; shown by another user it does not exist.
@@ -37,6 +38,7 @@ from ...services.asgi import AsgiApp, AsgiHandler
 from ...traitlets import Seconds
 from ..access import admit
 from ..jupyter.kernels import Kernels
+from .resources import ResourceServer
 from .sessions import UserSessions
 from .tools.caller import Caller, ToolDesk
 from .tools.code import CodeTools
@@ -127,10 +129,11 @@ class McpEndpoint(LoggingConfigurable):
         await self.desk.aclose()
 
     def mcp_server(self) -> MCPServer[Any]:
-        """Return the SDK's server with all tools."""
+        """Return the SDK's server with all tools and resources."""
         with _own_logging(self.log):
-            mcp: MCPServer[Any] = MCPServer(
-                "agentfarm",
+            mcp = ResourceServer(
+                self.desk,
+                name="agentfarm",
                 title="AI Agent Farm",
                 instructions=_INSTRUCTIONS,
                 version=__version__,

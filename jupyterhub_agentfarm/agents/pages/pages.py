@@ -14,11 +14,11 @@ from typing import Any
 
 from ...errors import AgentFarmError, HubApiError, NotFoundError, Overloaded, TooMany
 from ...services.handlers import PageHandler
-from ..access import AgentsHandler, acts_for, manages, sees_agent, sees_task, unknown_agent
-from ..models import Agent, Task
+from ..access import acts_for, manages, unknown_agent
+from ..models import Task
 from ..registry.handlers import NAME
 from ..registry.hub_users import AGENT_NOTE
-from ..registry.registry import Registry
+from ..tasks.handlers import BookHandler
 
 ID = r"([0-9a-f]{16})"
 
@@ -59,44 +59,12 @@ def _seconds(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-class AgentsPageHandler(AgentsHandler, PageHandler):
-    """A handler of pages of this service."""
-
-    @property
-    def registry(self) -> Registry:
-        """The service's agents."""
-        registry: Registry = self.service.registry
-        return registry
+class AgentsPageHandler(BookHandler, PageHandler):
+    """A handler of pages of this service, which shows what the API tells."""
 
     def show(self, template: str, **context: Any) -> None:
         """Finish with a page that knows what who looks at it may do."""
         self.render_page(template, manage=manages(self.principal), **context)
-
-    def seen_agent(self, name: str) -> Agent:
-        """Return an agent that whoever asks may see.
-
-        Raises
-        ------
-        NotFoundError
-            There is none, or it may not be seen.
-        """
-        agent = self.registry.agent(name)
-        if not sees_agent(self.principal, agent):
-            raise unknown_agent(name)
-        return agent
-
-    async def seen_task(self, task_id: str) -> Task:
-        """Return a task that whoever asks may see.
-
-        Raises
-        ------
-        NotFoundError
-            There is none, or it may not be seen.
-        """
-        task: Task = await self.service.book.task(task_id)
-        if not sees_task(self.principal, task, self.registry.agent(task.agent), self.own):
-            raise NotFoundError(f"there is no task {task_id!r}")
-        return task
 
 
 class AgentsPage(AgentsPageHandler):
@@ -131,7 +99,8 @@ class TaskPage(AgentsPageHandler):
 
     async def get(self, task_id: str) -> None:
         """Show the page."""
-        self.show("task.html", task=await self.seen_task(task_id))
+        task, _ = await self.seen_task(task_id)
+        self.show("task.html", task=task)
 
 
 class ConnectPage(AgentsPageHandler):
@@ -155,7 +124,7 @@ class NotebookDocument(AgentsPageHandler):
 
     async def get(self, task_id: str) -> None:
         """Show the document."""
-        task = await self.seen_task(task_id)
+        task, _ = await self.seen_task(task_id)
         user = f"{self.principal.kind} {self.principal.name}"
         name, document = await self.service.renderer.document(await self._notebook(task), user)
         self.set_header("Cache-Control", "private, no-cache")

@@ -7,7 +7,8 @@
                    └─────retire─────────┴──▶ retired      the name stays reserved; expiry retires too
 
 The agents are kept in memory and in the database. A change is written down before anything else is done about it;
-what Hub and controller have to do for it is then done by :mod:`.settling`, again and again until it is done.
+what Hub and controller have to do for it is then done by :mod:`.settling`, again and again until it is done
+(:mod:`.aftercare`).
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from traitlets.config import LoggingConfigurable
 
-from ...errors import AgentFarmError, HubApiError, InvalidField
-from ...faults import Edge
+from ...errors import HubApiError, InvalidField
 from ...logs import LogLine
-from ...tasks import OwnedTasks
 from ...traitlets import Seconds
 from ..models import Agent, AgentRequest, AgentState, NewToken
+from .aftercare import Aftercare, Hands
 from .hub_users import TASKS_NOTE, HubUsers, activity
 from .known import KnownAgents
 from .limits import FarmLimits, limits_of
@@ -36,7 +36,7 @@ from .packing import Packing
 from .registering import Registrar
 from .requests import AgentChange
 from .settling import Settler, stage_after
-from .store import STORE_ERRORS, AgentStore, Stage
+from .store import AgentStore, Stage
 from .tokens import TaskTokens
 
 
@@ -83,9 +83,7 @@ class Registry(LoggingConfigurable):
         self._known = KnownAgents(store, clock)
         #: Their names, for the Hub.
         self.reserved = ReservedNames(self._known.names)
-        self._left: dict[str, str] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._owned = OwnedTasks(self.log)
         self._registrar = Registrar(store, users, limits, clock)
         self._settler = Settler(users, limits, self.stop_timeout)
         #: Who follows all agents: see :data:`~.known.AGENTS`.
@@ -99,10 +97,11 @@ class Registry(LoggingConfigurable):
         self.revocations = self._settler.revocations
         #: Who is told that the tokens of an agent were revoked.
         self.revoked = self._settler.revoked
-        #: Gives the names of agents with tasks that have not ended.
-        self.busy: Callable[[], Awaitable[Collection[str]]] | None = None
         #: Packs the files of agents that are retired.
         self.packing = Packing()
+        hands = Hands(users, self._registrar, self._settler, self.packing, self.reserved)
+        #: Does what is left to do.
+        self.aftercare = Aftercare(self._known, hands, self._locks, self.log)
         #: Who is told of an agent whose record was changed: as it was, and as it is.
         self.changed: list[Callable[[Agent, Agent], None]] = []
 
@@ -112,11 +111,11 @@ class Registry(LoggingConfigurable):
         """Read the agents, and begin to look after them."""
         await self._known.load()
         await self.reserved.save_quietly()
-        self._owned.start(self._look_after(), "looking after agents")
+        self.aftercare.start(self.check_interval, self._expire)
 
     async def close(self) -> None:
         """Finish; a second call does nothing."""
-        await self._owned.aclose()
+        await self.aftercare.aclose()
         await self._known.save_seen()
 
     # ---- for those who ask ----
@@ -149,10 +148,7 @@ class Registry(LoggingConfigurable):
 
     def left_to_do(self, name: str) -> str:
         """Return what Hub and controller still have to do until they are as the agent's record says; "": nothing."""
-        kept = self._known.kept(name)
-        if kept is None or kept.stage == "ready":
-            return ""
-        return self._left.get(name) or ("its limits change" if self.is_active(name) else "its servers are stopping")
+        return self.aftercare.left_to_do(name)
 
     async def note_activity_of(self, name: str) -> None:
         """Ask the Hub when an active agent was active last; where it does not answer, that stays as it was known."""
@@ -293,7 +289,7 @@ class Registry(LoggingConfigurable):
             changed = await self._known.save(changed, stage_after(kept, changed))
             for callback in self.changed:
                 callback(agent, changed)
-        await self._settle_soon(name)
+        await self.aftercare.settle_soon(name, self.patience)
         self.log.info("%s", LogLine("agent changed", agent=name, by=by, owner=changed.owner,
                                     expires=changed.expires_at))  # fmt: skip
         return self.agent(name)
@@ -303,6 +299,9 @@ class Registry(LoggingConfigurable):
     async def _check_owner(self, owner: str) -> None:
         if not owner or self.find(owner) is not None or await self._users.find(owner) is None:
             raise InvalidField("owner", "a user of the Hub who is no agent", owner)
+
+    async def _expire(self, name: str) -> Agent:
+        return await self._end(name, ("active", "suspended"), "retired", "expired")
 
     async def _end(
         self, name: str, states: tuple[AgentState, ...], state: AgentState, detail: str, stage: Stage = "settling"
@@ -315,84 +314,5 @@ class Registry(LoggingConfigurable):
             await self._known.save(agent, "moving" if moving else stage)
             self.tokens.forget(name)
         self.log.info("%s", LogLine(f"agent {state}", agent=name, detail=detail))
-        await self._settle_soon(name)
+        await self.aftercare.settle_soon(name, self.patience)
         return self.agent(name)
-
-    async def _settle_soon(self, name: str) -> None:
-        """Begin to do what is left to do, and return when it is done, or takes too long for a request."""
-        settling = self._owned.start(self._settle_quietly(name), f"settling {name}")
-        await asyncio.wait({settling}, timeout=self.patience)
-
-    # ---- what is done again and again ----
-
-    async def _look_after(self) -> None:
-        while True:
-            await self._quietly(self._retire_expired())
-            await self._quietly(self._hold_retired())
-            for name in filter(self.packing.due, self._known.in_stage("settling", "moving", "archiving")):
-                self._owned.start_single(self._settle_quietly(name), f"settling {name} again")
-            for name in self._known.in_stage("registering"):
-                await self._quietly(self._undo(name), name)
-            await self._quietly(self._note_activity())
-            await self._quietly(self._known.save_seen())
-            await asyncio.sleep(self._pause())
-
-    async def _quietly(self, work: Coroutine[Any, Any, None], name: str = "") -> None:
-        """Do work that is tried again when it fails."""
-        try:
-            with Edge(self.log, "looking after agents failed, it is tried again", (AgentFarmError, *STORE_ERRORS)):
-                await work
-                self._left.pop(name, None)
-        except (AgentFarmError, *STORE_ERRORS) as exc:
-            self._left[name] = message = exc.message if isinstance(exc, AgentFarmError) else str(exc)
-            self.log.warning("%s", LogLine("agents are looked after again later", agent=name or None, detail=message))
-
-    async def _settle_quietly(self, name: str) -> None:
-        await self._quietly(self._settle(name), name)
-
-    async def _settle(self, name: str) -> None:
-        async with self._locks[name]:
-            kept = self._known.kept(name)
-            if kept is not None and kept.stage == "archiving":
-                await self._archive(kept.agent)
-                kept = self._known.kept(name)
-            if kept is not None and kept.stage in ("settling", "moving"):
-                await self._settler.settle(kept.agent, kept.stage)
-                await self._known.save(kept.agent, "ready")
-                self.log.info("%s", LogLine("agent settled", agent=name, state=kept.agent.state))
-
-    async def _archive(self, agent: Agent) -> None:
-        await self._settler.close(agent)
-        path = await self.packing.pack(agent.name)
-        if path is None:
-            return
-        await self._known.save(replace(agent, detail=f"{agent.detail}; its files are in {path}"), "settling")
-        self.log.info("%s", LogLine("agent archived", agent=agent.name, path=path))
-
-    async def _undo(self, name: str) -> None:
-        async with self._locks[name]:
-            await self._registrar.undo(name)
-            await self._known.read_again(name)
-            await self.reserved.save_quietly()
-        self.log.info("%s", LogLine("registration undone", agent=name))
-
-    async def _retire_expired(self) -> None:
-        for name in self._known.expired():
-            await self._end(name, ("active", "suspended"), "retired", "expired")
-
-    async def _hold_retired(self) -> None:
-        """End the tasks that came to an agent while it was retired, by a request that had been let in before."""
-        for name in await self.busy() if self.busy is not None else ():
-            agent = self.find(name)
-            if agent is not None and agent.state == "retired":
-                await self._settler.hold(name, "agent_retired")
-
-    async def _note_activity(self) -> None:
-        if any(agent.state == "active" for agent in self.agents()):
-            for name, at in (await self._users.active_at()).items():
-                if self.is_active(name):
-                    self._known.seen(name, at)
-
-    def _pause(self) -> float:
-        """Return how long until the agents are looked at again: not beyond the next expiry."""
-        return float(max(0.05, min(self.check_interval, self._known.until_expiry(self.check_interval))))

@@ -3,7 +3,7 @@
 Whatever changes a task goes through here: it is decided and written in one transaction (:mod:`.steps`), and when a
 method returns it is committed. Then those who follow are told (:mod:`.news`).
 
-`changed` is set after each of them: who waits for work clears it, looks, and waits again.
+`changed` is set after those that may let a task be begun: who waits for work clears it, looks, and waits again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class TaskBook(KeptTasks):
         self.files = TaskFiles(directory, parent=self)
         self._news = TaskNews()
         self.followers = self._news.followers
-        #: Set whenever something changed.
+        #: Set whenever tasks changed in a way that may let one be begun.
         self.changed = self._news.changed
         #: Called with a task whose attempt is to end, for the reason in `task.ending`.
         self.cancelled = self._news.cancelled

@@ -25,7 +25,7 @@ class TaskNews:
 
     def __init__(self) -> None:
         self.followers = Followers()
-        #: Set whenever something changed.
+        #: Set whenever tasks changed in a way that may let one be begun.
         self.changed = asyncio.Event()
         #: Called with a task whose attempt is to end, for the reason in `task.ending`.
         self.cancelled: list[Callable[[Task], None]] = []
@@ -36,7 +36,9 @@ class TaskNews:
         """Tell what a transaction did, after its commit."""
         for each in told:
             self._tell_one(each)
-        self.changed.set()
+        # What becomes known of a task while it executes lets none begin, and to look through a long book is work.
+        if any(each.task is not None and each.task.state != "executing" for each in told):
+            self.changed.set()
 
     def tell_progress(self, task_id: str, progress: Progress) -> None:
         """Keep and tell how far an attempt is."""

@@ -2,7 +2,7 @@
 
 The rules, in this order (after B. Gregg's USE method: utilisation, saturation, errors):
 
-1. Cases that failed because memory ran out: memory is.
+1. One case in twenty or more failed because memory ran out: memory is.
 2. The resource that was in use by 90 % or more for the largest share of the busy time, if that is half or more.
 3. Lanes in which nothing was executed for a quarter of the time or more: waiting is.
 4. The resource with the highest mean, if that is 70 % or more.
@@ -29,6 +29,8 @@ from .wording import listed, number_text, percent_text, plural
 
 Resource = Literal["gpu", "gpu_memory", "cpu", "memory", "disk", "network", "waiting", "notebook", "unknown"]
 
+#: Rule 1 in a number.
+OUT_OF_MEMORY_RATIO = 0.05
 #: Rules 2, 3 and 4 in numbers.
 SATURATED_TIME_RATIO, WAITING_RATIO, HIGH_MEAN_RATIO = 0.5, 0.25, 0.7
 _OUT_OF_MEMORY = re.compile(
@@ -170,13 +172,14 @@ def _processors(evidence: Evidence, names: Sequence[str]) -> str:
 
 
 def _out_of_memory(evidence: Evidence, names: set[str]) -> tuple[Resource, str] | None:
+    tried = [result for result in evidence.tried if result.node in names]
     texts = [
         f"{result.reason} {result.error.message if result.error else ''}"
-        for result in evidence.tried
-        if result.node in names and result.outcome != "succeeded"
+        for result in tried
+        if result.outcome != "succeeded"
     ]
     short = [text for text in texts if _OUT_OF_MEMORY.search(text)]
-    if not short:
+    if len(short) < OUT_OF_MEMORY_RATIO * len(tried) or not short:
         return None
     gpu = sum("cuda" in text.lower() or "gpu" in text.lower() for text in short)
     resource: Resource = "gpu_memory" if gpu > len(short) / 2 else "memory"

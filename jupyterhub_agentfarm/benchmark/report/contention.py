@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..models import CaseResult
+from ..models import CaseResult, Phase
 from .delivery import adds_up
 from .evidence import Evidence, by_node
 from .robust import Spread, spread
@@ -51,7 +51,7 @@ def contentions(evidence: Evidence) -> list[Contention]:
 
 
 def _contention(evidence: Evidence, case: str) -> Contention:
-    phases = sorted(evidence.run.phases, key=lambda phase: phase.concurrency)
+    phases = _phases(evidence)
     own = {phase.name: [r for r in evidence.counted if (r.case, r.phase) == (case, phase.name)] for phase in phases}
     figure = _figure([result for results in own.values() for result in results])
     alone = by_node(_good(own[phases[0].name]))
@@ -69,6 +69,16 @@ def _contention(evidence: Evidence, case: str) -> Contention:
         point = SharingPoint(phase.name, phase.concurrency, len(tried), len(good), seconds, slowdown, each, together)
         points.append(point)
     return Contention(case, figure, tuple(points))
+
+
+def _phases(evidence: Evidence) -> list[Phase]:
+    """Return the phases by concurrency; of several with the same the one with the most nodes."""
+    found: dict[int, Phase] = {}
+    for phase in evidence.run.phases:
+        known = found.get(phase.concurrency)
+        if known is None or len(phase.nodes) > len(known.nodes):
+            found[phase.concurrency] = phase
+    return [found[concurrency] for concurrency in sorted(found)]
 
 
 def _good(results: Sequence[CaseResult]) -> list[CaseResult]:

@@ -92,7 +92,8 @@ def _node_rows(evidence: Evidence, name: str, seen: Observed) -> list[CheckRow]:
     for key, title in _GAUGES.items():
         theirs = seen.values.get(key, np.empty(0))
         own, seconds = _own(evidence, name, key)
-        rows.append(CheckRow(name, title, weighted_mean(own, seconds), _mean(theirs), _tolerance([own], [theirs])))
+        tolerance = _tolerance(_variance(own) + _variance(theirs))
+        rows.append(CheckRow(name, title, weighted_mean(own, seconds), _mean(theirs), tolerance))
     return [*rows, CheckRow(name, COMPLETED, _completed(evidence, name), seen.completed, 0)]
 
 
@@ -106,40 +107,45 @@ def _farm_rows(evidence: Evidence, observed: Mapping[str, Observed]) -> list[Che
     rows = []
     for key, title in _GAUGES.items():
         own = [_own(evidence, name, key) for name in evidence.names]
-        theirs = [observed[name].values.get(key, np.empty(0)) for name in evidence.names if name in observed]
-        ours = _over_nodes(evidence, key, [weighted_mean(*pair) for pair in own])
-        means = [
-            _mean(observed[name].values.get(key, np.empty(0))) if name in observed else None for name in evidence.names
-        ]
-        tolerance = _tolerance([values for values, _ in own], theirs)
-        rows.append(CheckRow(FARM, title, ours, _over_nodes(evidence, key, means), tolerance))
+        theirs = [_theirs(observed, name, key) for name in evidence.names]
+        sizes = _sizes(evidence, key)
+        shares = sizes / (sizes.sum() or 1.0)
+        variances = [_variance(values) + _variance(seen) for (values, _), seen in zip(own, theirs, strict=True)]
+        ours = _over_nodes([weighted_mean(*pair) for pair in own], sizes)
+        tolerance = _tolerance(float((shares**2 * np.array(variances)).sum()))
+        rows.append(CheckRow(FARM, title, ours, _over_nodes([_mean(seen) for seen in theirs], sizes), tolerance))
     counts = [seen.completed for seen in observed.values() if seen.completed is not None]
     total = sum(_completed(evidence, name) for name in evidence.names)
     return [*rows, CheckRow(FARM, COMPLETED, total, sum(counts) if counts else None, 0)]
 
 
-def _over_nodes(evidence: Evidence, key: str, means: Sequence[float | None]) -> float | None:
-    """Return the mean over nodes, weighted by what the share is of: processors, bytes, GPUs, nodes."""
-    weights = {"cpu": "cpus", "memory": "memory_total_bytes", "gpu": "gpus"}
-    sizes = [
-        float(np.nanmax(values)) if key in weights and not np.isnan(values).all() else 1.0
-        for name in evidence.names
-        for values in [evidence.timeline(name).of(weights.get(key, "up"))]
-    ]
-    return weighted_mean(np.array([math.nan if mean is None else mean for mean in means]), np.array(sizes))
+def _theirs(observed: Mapping[str, Observed], name: str, key: str) -> np.ndarray:
+    return observed[name].values.get(key, np.empty(0)) if name in observed else np.empty(0)
+
+
+def _sizes(evidence: Evidence, key: str) -> np.ndarray:
+    """Return what a share of each node is a share of: processors, bytes, GPUs; a node where it is of none."""
+    column = {"cpu": "cpus", "memory": "memory_total_bytes", "gpu": "gpus"}.get(key)
+    told = [evidence.timeline(name).of(column) if column else np.empty(0) for name in evidence.names]
+    return np.array([1.0 if np.isnan(values).all() else float(np.nanmax(values)) for values in told])
+
+
+def _over_nodes(means: Sequence[float | None], sizes: np.ndarray) -> float | None:
+    return weighted_mean(np.array([math.nan if mean is None else mean for mean in means]), sizes)
 
 
 def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _tolerance(*sides: Sequence[np.ndarray]) -> float:
-    """Return how far two means may be apart by chance, at least `TOLERANCE_RATIO`."""
-    variance = 0.0
-    for parts in sides:
-        values = np.concatenate([*parts, np.empty(0)])
-        values = values[~np.isnan(values)]
-        variance += float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+def _variance(values: np.ndarray) -> float:
+    """Return the variance of the mean of values, the square of its standard error."""
+    known = values[~np.isnan(values)]
+    return float(known.var(ddof=1)) / len(known) if len(known) > 1 else 0.0
+
+
+def _tolerance(variance: float) -> float:
+    """Return how far two means may be apart by chance, when their difference has this variance."""
     return max(TOLERANCE_RATIO, 2 * math.sqrt(variance))
 
 

@@ -26,7 +26,7 @@ class CaseSummary:
     slowest_seconds: float | None
     #: Name of the primary figure, when the results agree on one.
     primary: str
-    #: Medians of the nodes' primary figures.
+    #: Medians of the nodes' primary figures, in the phase that has most of them.
     rate: Spread | None
     #: Sum of what the nodes delivered at once; None for what cannot be added up.
     farm_total: float | None
@@ -47,10 +47,11 @@ def summarize_case(case: str, results: Sequence[CaseResult]) -> CaseSummary:
     good = [result for result in here if result.outcome == "succeeded"]
     names = {result.primary for result in good if result.primary_value is not None}
     primary = str(next(iter(names))) if len(names) == 1 else ""
-    rates = node_medians(good) if primary else {}
+    compared = fullest(good)
+    rates = node_medians(compared) if primary else {}
     times = {
         node: statistics.median(known)
-        for node, own in by_node(good).items()
+        for node, own in by_node(compared).items()
         if (known := [r.duration_seconds for r in own if r.duration_seconds is not None])
     }
     slowest = max(times, key=lambda node: times[node], default="")
@@ -68,6 +69,18 @@ def summarize_case(case: str, results: Sequence[CaseResult]) -> CaseSummary:
         farm_total_phase=phase,
         balance=jain_index(list(rates.values())),
     )
+
+
+def fullest(results: Sequence[CaseResult]) -> list[CaseResult]:
+    """Return the results of the phase that most nodes have some in; the first of several.
+
+    Nodes are compared in one phase: the one with the most of them. In another, a node may have had its GPU shared.
+    """
+    nodes: dict[str, set[str]] = {}
+    for result in results:
+        nodes.setdefault(result.phase, set()).add(result.node)
+    phase = max(nodes, key=lambda phase: len(nodes[phase]), default="")
+    return [result for result in results if result.phase == phase]
 
 
 def node_medians(results: Sequence[CaseResult]) -> dict[str, float]:

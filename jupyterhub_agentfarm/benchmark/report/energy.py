@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..models import CaseResult
-from .delivery import adds_up
+from .delivery import adds_up, fullest
 from .evidence import Evidence, by_node, interval_of
 from .timeline import GAP_INTERVALS, Interval, Timeline, inside, merged, weighted_mean
 from .wording import label
@@ -100,9 +100,10 @@ def _node(evidence: Evidence, role: str, line: Timeline) -> NodeEnergy:
 
 
 def _cases(evidence: Evidence, own: Sequence[CaseResult], line: Timeline) -> list[CaseEnergy]:
+    compared = fullest(own)
     found = []
     for case in evidence.run.cases:
-        here = [result for result in own if result.case == case and _records_rate(result)]
+        here = [result for result in compared if result.case == case and _records_rate(result)]
         if here and len({result.primary for result in here}) == 1:
             made = _case(line.name, case, here, line)
             found += [made] if made else []

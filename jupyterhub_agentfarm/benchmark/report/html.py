@@ -112,6 +112,7 @@ def _environment() -> jinja2.Environment:
         "number": wording.number_text,
         "energy": wording.energy_text,
         "p": wording.p_text,
+        "tiny": wording.tiny_text,
         "clock": wording.clock_text,
         "label": wording.label,
         "listed": wording.listed,

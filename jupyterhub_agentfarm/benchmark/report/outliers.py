@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..models import CaseResult
-from .delivery import node_medians
+from .delivery import fullest, node_medians
 from .evidence import Evidence, by_node
 from .robust import OUTLIER_MIN_VALUES, modified_z_scores, outlying
 from .usage import Usage
@@ -38,7 +38,7 @@ def outliers(evidence: Evidence, usages: Sequence[Usage]) -> list[Outlier]:
         if len(names) < OUTLIER_MIN_VALUES:
             continue
         for case in evidence.run.cases:
-            good = [result for result in evidence.succeeded if result.case == case and result.node in names]
+            good = fullest([r for r in evidence.succeeded if r.case == case and r.node in names])
             found += _among(role, f"{case}: {_primary(good)}", node_medians(good), number_text)
             found += _among(role, f"{case}: duration", _durations(good), seconds_text)
         own = [one for one in usages if one.scope == "node" and one.name in names]

@@ -1,8 +1,9 @@
 """A report as PDF, printed by a Chromium where there is one.
 
 The page that is printed has its styles and drawings inside, forbids everything else by its own policy, and holds
-texts from nodes, notebooks and users as text alone. The browser is told besides to resolve no name, to run no script,
-and to keep nothing; it is ended with all its processes when its time is up.
+texts from nodes, notebooks and users as text alone. The browser is told besides to resolve no name and to send all
+requests to a proxy that there is none of. Its profile and what it makes are in a folder of its own, which is removed;
+it is ended with all its processes when its time is up.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ _ARGUMENTS = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--proxy-server=127.0.0.1:9",
     "--proxy-bypass-list=<-loopback>",
-    "--blink-settings=scriptEnabled=false",
     "--no-pdf-header-footer",
     "--hide-scrollbars",
 )
@@ -67,7 +67,7 @@ async def print_pdf(html: str, program: str | None = None, seconds: float = PRIN
     program = program or await asyncio.to_thread(find_chromium)
     if program is None:
         raise ConflictError(f"no PDF: none of {', '.join(PROGRAMS)} is on the PATH of the service; install Chromium")
-    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="agentfarm-report-")
+    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="agentfarm-")
     try:
         await asyncio.to_thread((Path(folder) / "report.html").write_text, html, "utf-8")
         return await _print(program, Path(folder), seconds)

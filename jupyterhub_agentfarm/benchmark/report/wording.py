@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Sequence
 
 #: Stands for what is not known.
@@ -94,6 +95,13 @@ def energy_text(joules: float | None) -> str:
         if joules >= size or unit == "mJ":
             return f"{joules / size:.3g}{_NO_BREAK}{unit}"
     raise AssertionError("the last unit takes everything")
+
+
+def tiny_text(ratio: float) -> str:
+    """Return a small share as percent with two digits that matter, without exponents: "0.13 %", "0.0054 %"."""
+    percent = 100 * ratio
+    digits = max(0, 1 - math.floor(math.log10(percent))) if percent > 0 else 0
+    return f"{percent:.{min(digits, 9)}f}{_NO_BREAK}%"
 
 
 def p_text(p_value: float | None) -> str:

@@ -438,8 +438,8 @@ def test_metrics() -> None:
     assert make_agent("a").state in AGENT_STATES
     assert [samples["agentfarm_tasks_queued", each] for each in ("low", "normal", "high")] == [1, 2, 7]
     assert samples["agentfarm_tasks_kept_bytes",] == 5
-    assert samples["agentfarm_tasks_finished_total", "n1", "succeeded"] == 1
-    assert samples["agentfarm_tasks_finished_total", "n2", "failed"] == 0
+    assert samples["agentfarm_tasks_finished_total", "n1", "task", "succeeded"] == 1
+    assert samples["agentfarm_tasks_finished_total", "n2", "task", "failed"] == 0
     assert [samples["agentfarm_node_tasks", "n1", state] for state in ("queued", "running")] == [1, 1]
     assert [samples["agentfarm_node_agents", "n1", state] for state in ("working", "idle")] == [1, 1]
     assert ("agentfarm_node_tasks", "n2", "running") not in samples

@@ -121,7 +121,7 @@ async def test_tasks_that_slip_in_while_an_agent_retires_are_ended(world: World)
 
     async with world.registry(check_interval=0.05) as registry:
         registry.holds.append(hold)
-        registry.busy = names
+        registry.aftercare.busy = names
         await registry.register(SCOUT, "boss")
         await registry.register(AgentRequest("works", owner="user"), "boss")
         await registry.retire("scout", "boss")

@@ -68,11 +68,24 @@ async def test_a_change_whose_caller_went_away_is_made_and_told(world: World) ->
     """A request that is broken off leaves no task that nobody knows of."""
     task = await world.submit()
     world.book.changed.clear()
-    claiming = asyncio.create_task(world.book.claim(task.id))
+    cancelling = asyncio.create_task(world.book.cancel(task.id, "ada"))
     await asyncio.sleep(0)
-    claiming.cancel()
+    cancelling.cancel()
     await world.book.changed.wait()
-    assert (await world.book.task(task.id)).state == "executing"
+    assert (await world.book.task(task.id)).state == "cancelled"
+
+
+async def test_who_waits_for_work_is_woken_by_work(world: World) -> None:
+    """What becomes known of a task that executes wakes nobody; its end does, and so does a new task."""
+    _, attempt = await world.executing()
+    world.book.changed.clear()
+    attempt = await world.book.note(attempt, phase="running", node="n1")
+    assert not world.book.changed.is_set()
+    await world.book.finish(attempt, "completed")
+    assert world.book.changed.is_set()
+    world.book.changed.clear()
+    await world.submit()
+    assert world.book.changed.is_set()
 
 
 async def test_a_fault_of_who_is_told_is_none_of_the_change(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -139,15 +139,17 @@ def test_closed_sets_start_at_zero() -> None:
     assert value(text, 'agentfarm_leases{state="granted"}') == 0
     assert value(text, 'agentfarm_leases{state="running"}') == 1
     assert value(text, 'agentfarm_nodes{role="gpuserver",state="ready"}') == 0
-    assert value(text, 'agentfarm_tasks_finished_total{node="n1",outcome="lost"}') == 0
-    assert value(text, 'agentfarm_tasks_finished_total{node="n1",outcome="succeeded"}') == 1
+    assert value(text, 'agentfarm_tasks_finished_total{node="n1",kind="case",outcome="lost"}') == 0
+    assert value(text, 'agentfarm_tasks_finished_total{node="n1",kind="case",outcome="succeeded"}') == 1
     assert value(text, 'agentfarm_benchmark_runs_total{suite="smoke",outcome="cancelled"}') == 0
     assert value(text, 'agentfarm_benchmark_cases_total{node="n1",suite="smoke",case="torch",outcome="skipped"}') == 1
 
 
 def test_the_histogram_adds_up() -> None:
-    """Buckets are cumulative, and the last one is the count."""
-    text = exposition().text("hub")
+    """Buckets are cumulative, the last one is the count, and what only warms a node up is no duration of a case."""
+    page = exposition()
+    page.counters.count_case(RUN, CaseResult("n1", "gemm", "succeeded", duration_seconds=9.0, warm_up=True))
+    text = page.text("hub")
     name = 'agentfarm_benchmark_case_duration_seconds_bucket{suite="smoke",case="gemm",le='
     assert [value(text, f'{name}"{bound}"}}') for bound in ("2.5", "5", "+Inf")] == [0, 1, 1]
     assert value(text, 'agentfarm_benchmark_case_duration_seconds_sum{suite="smoke",case="gemm"}') == 3.2
@@ -277,4 +279,4 @@ def test_counters_follow_new_results() -> None:
     page = exposition(make_view("n1"))
     page.text("all")
     page.counters.count_case(RUN, CaseResult("n1", "gemm", "failed"))
-    assert value(page.text("all"), 'agentfarm_tasks_finished_total{node="n1",outcome="failed"}') == 1
+    assert value(page.text("all"), 'agentfarm_tasks_finished_total{node="n1",kind="case",outcome="failed"}') == 1

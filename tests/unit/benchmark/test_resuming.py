@@ -220,7 +220,8 @@ async def test_a_database_of_an_earlier_version(tmp_path: Path) -> None:
         connection.execute(
             sa.text(
                 "CREATE TABLE benchmark_results (run VARCHAR(40) NOT NULL, node VARCHAR(63) NOT NULL,"
-                ' "case" VARCHAR(63) NOT NULL, outcome VARCHAR(20) NOT NULL, duration_seconds FLOAT, record JSON NOT NULL,'
+                ' "case" VARCHAR(63) NOT NULL, outcome VARCHAR(20) NOT NULL, duration_seconds FLOAT,'
+                " record JSON NOT NULL,"
                 ' PRIMARY KEY (run, node, "case"))'
             )
         )

@@ -63,6 +63,7 @@ async def test_follow() -> None:
 
     async def events() -> AsyncIterator[tuple[str, Any]]:
         yield "run", run_view(state="running", results=[])
+        yield "result", {"node": "b", "case": "digits", "outcome": "skipped"}
         yield "progress", {"node": "a", "case": None, "phase": "starting"}
         yield "progress", {"node": "a", "case": "digits", "cells_done": 1, "cells_total": 4}
         yield "result", {"node": "a", "case": "digits", "outcome": "succeeded"}

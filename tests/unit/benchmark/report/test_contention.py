@@ -69,3 +69,11 @@ def test_a_phase_in_which_nothing_succeeded_is_still_told() -> None:
 def test_one_concurrency_says_nothing() -> None:
     """Without a phase that shares there is nothing to compare."""
     assert measured(results({"dedicated": 1.0}), PHASES[:1]) == []
+
+
+def test_of_phases_with_the_same_concurrency_the_largest_counts() -> None:
+    """A ramp before the shared phase is no contention: it is left to scaling."""
+    small = Phase("ramp", ("n1",))
+    made = [*results({"dedicated": 1.0, "shared-2": 0.5}), success("n1", "train", 300, 10, phase="ramp", rate=1.0)]
+    (found,) = measured(made, (small, *PHASES[:2]))
+    assert [point.phase for point in found.points] == ["dedicated", "shared-2"]

@@ -18,6 +18,7 @@ from jupyterhub_agentfarm.benchmark.report.wording import (
     percent_text,
     plural,
     seconds_text,
+    tiny_text,
 )
 
 
@@ -96,6 +97,7 @@ def test_other_texts() -> None:
         "42 kJ",
         "1 kWh",
     ]
+    assert [plain(tiny_text(value)) for value in (0.0013, 5.4e-05, 0)] == ["0.13 %", "0.0054 %", "0 %"]
     assert [p_text(value) for value in (0.0004, 0.034, 1.0)] == ["p < 0.001", "p = 0.034", "p = 1"]
     assert [clock_text(value) for value in (12, 46_800, -3)] == ["0:00:12", "13:00:00", "-0:00:03"]
     assert listed(["a", "b", "c"]) == "a, b and c"
