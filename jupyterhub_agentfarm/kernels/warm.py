@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,85 +19,12 @@ from jupyterhub_agentfarm.traitlets import Seconds
 
 from .conditions import Cold, Program, check_environment, check_options, program
 from .process import KernelProcess
-from .wire import FORK, Channel, Message
+from .running import RunningZygote
+from .wire import Channel, Message
 
-#: Room for a kernel's command line, which is written over the zygote's.
-_TITLE_CHARACTERS = 1024
-#: The program that a zygote is.
-ZYGOTE = f"{__package__}.zygote"
+#: After a zygote that came to nothing the next is tried so much later, in seconds: each delays a kernel.
+RETRY_SECONDS = 600.0
 _PAUSE_SECONDS = 0.01
-
-
-class RunningZygote:
-    """A zygote, as its server holds it.
-
-    Parameters
-    ----------
-    interpreter
-        The Python and its options that it is started with.
-    options
-        What it is told, see :func:`~.zygote.main`.
-    """
-
-    def __init__(self, interpreter: Sequence[str], options: Mapping[str, Any]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.environment = dict(os.environ)
-        self.read_at_import: set[str] = set()
-        self.ready = False
-        with theirs:
-            text = json.dumps({"control": theirs.fileno(), **options})
-            self._process = subprocess.Popen(
-                [*interpreter, "-m", ZYGOTE, text.ljust(_TITLE_CHARACTERS)],
-                env=self.environment,
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-            )
-        self._socket, self._control = ours, Channel(ours)
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._process.pid
-
-    @property
-    def over(self) -> bool:
-        """Whether it takes no requests any more."""
-        return self._control.closed
-
-    def close(self) -> None:
-        """Ask for nothing any more; it ends after its last kernel. A second call does nothing."""
-        self._control.close()
-
-    def gone(self, seconds: float = 0.0) -> bool:
-        """Return whether its process has ended, after waiting for that."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-            return True
-        return False
-
-    def news(self) -> Iterator[Message]:
-        """Give what it has said since."""
-        while (message := self._control.next()) is not None:
-            yield self._note(message)
-
-    def _note(self, message: Message) -> Message:
-        self.read_at_import.update(message.get("read", ()))
-        self.ready = self.ready or "ready" in message
-        return message
-
-    def fork(self, streams: Sequence[int]) -> Channel | None:
-        """Ask for a kernel; return its channel, or None when nobody is there to ask."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                socket.send_fds(self._socket, [FORK], [theirs.fileno(), *streams])
-            except OSError:
-                ours.close()
-                self.close()
-                return None
-        return Channel(ours)
 
 
 class WarmKernels(SingletonConfigurable):
@@ -146,6 +70,8 @@ class WarmKernels(SingletonConfigurable):
         super().__init__(**options)
         self.starts: Counter[tuple[str, str]] = Counter()
         self._zygotes: dict[tuple[str, ...], RunningZygote] = {}
+        #: When an interpreter whose zygote came to nothing is tried again.
+        self._vain: dict[tuple[str, ...], float] = {}
         #: Those that end after their last kernel.
         self._old: list[RunningZygote] = []
 
@@ -153,12 +79,14 @@ class WarmKernels(SingletonConfigurable):
         """Let the zygotes go, and wait for those that have no kernel. A second call does nothing."""
         for interpreter in list(self._zygotes):
             self._let_go(interpreter)
+        self._vain.clear()
         self._old = [zygote for zygote in self._old if not zygote.gone(seconds)]
 
     def _let_go(self, interpreter: tuple[str, ...]) -> None:
-        zygote = self._zygotes.pop(interpreter)
-        zygote.close()
-        self._old.append(zygote)
+        zygote = self._zygotes.pop(interpreter, None)
+        if zygote is not None:
+            zygote.close()
+            self._old.append(zygote)
 
     def begin(self) -> None:
         """Have kernels of this process's own interpreter forked as soon as possible, where they may be."""
@@ -199,24 +127,31 @@ class WarmKernels(SingletonConfigurable):
 
     async def _zygote(self, wanted: Program) -> RunningZygote:
         """Return a zygote that takes requests; a new one is waited for, for that takes no longer than a cold start."""
+        self._old = [old for old in self._old if not old.gone()]
         zygote = self._zygotes.get(wanted.interpreter)
         if zygote is not None:
             self._hear(zygote)
-        self._old = [old for old in self._old if not old.gone()]
-        if zygote is not None and zygote.over:
-            self._let_go(wanted.interpreter)
-            zygote = None
-        if zygote is None:
-            zygote = self._zygotes[wanted.interpreter] = self._new(wanted)
-        deadline = time.monotonic() + self.start_timeout
+            if zygote.over:
+                self._let_go(wanted.interpreter)
+        if wanted.interpreter not in self._zygotes:
+            if time.monotonic() < self._vain.get(wanted.interpreter, 0):
+                raise Cold("ended", "no zygote came up a while ago")
+            self._zygotes[wanted.interpreter] = self._new(wanted)
+        zygote = self._zygotes[wanted.interpreter]
+        await self._until_ready(zygote, wanted)
+        return zygote
+
+    async def _until_ready(self, zygote: RunningZygote, wanted: Program) -> None:
         while not (zygote.ready or zygote.over):
-            if time.monotonic() > deadline:
+            if time.monotonic() > zygote.begun_at + self.start_timeout:
                 raise Cold("starting", f"the zygote was not ready in {self.start_timeout:g} s")
             await asyncio.sleep(_PAUSE_SECONDS)
             self._hear(zygote)
-        if zygote.over:
-            raise Cold("ended", "the zygote ended before it was ready")
-        return zygote
+        if not zygote.ready:
+            self._vain[wanted.interpreter] = time.monotonic() + RETRY_SECONDS
+            raise Cold(
+                "ended", f"the zygote ended before it was ready; the next is tried in {RETRY_SECONDS / 60:g} min"
+            )
 
     def _new(self, wanted: Program) -> RunningZygote:
         told = {"libraries": list(self.preload), "idle_seconds": self.idle_timeout}
@@ -248,7 +183,7 @@ class WarmKernels(SingletonConfigurable):
             return await self._born(channel, request)
         except BaseException as exc:
             channel.close()
-            if isinstance(exc, Cold) and exc.reason in ("packages", "ended"):
+            if isinstance(exc, Cold) and exc.reason in ("packages", "ended", "starting"):
                 zygote.close()
             raise
 

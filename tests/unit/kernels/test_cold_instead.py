@@ -16,6 +16,7 @@ import pytest
 from kernel_ways import WARM, alive, ipykernel, kernel, kernelspec, warm_kernels, zygote_pid
 from waiting import eventually
 
+from jupyterhub_agentfarm.kernels import running
 from jupyterhub_agentfarm.kernels import warm as warm_module
 from jupyterhub_agentfarm.kernels.conditions import Cold, check_environment, check_options, program
 from jupyterhub_agentfarm.kernels.warm import WarmKernels
@@ -181,14 +182,20 @@ async def test_a_kernel_that_does_not_come_up_warm(warm: WarmKernels, monkeypatc
 async def test_a_zygote_that_cannot_start(warm: WarmKernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that ends before it is ready, and one that takes too long, are not waited for again and again."""
     warm.close(20)
-    monkeypatch.setattr(warm_module, "ZYGOTE", "jupyterhub_agentfarm.kernels.no_such_module")
-    async with kernel(WARM) as started:
-        assert await started.output("print(1)") == "1\n"
-    monkeypatch.setattr(warm_module, "ZYGOTE", "timeit")  # it starts, and says nothing
-    monkeypatch.setattr(warm, "start_timeout", 0.2)
-    async with kernel(WARM) as started:
-        assert await started.output("print(1)") == "1\n"
-    assert warm.starts == {("cold", "ended"): 1, ("cold", "starting"): 1}
+    begun: list[object] = []
+    monkeypatch.setattr(warm, "_new", lambda wanted: begun.append(wanted) or WarmKernels._new(warm, wanted))
+    monkeypatch.setattr(running, "ZYGOTE", "jupyterhub_agentfarm.kernels.no_such_module")
+    for _ in range(2):
+        async with kernel(WARM) as started:
+            assert await started.output("print(1)") == "1\n"
+    assert len(begun) == 1
+    warm.close(20)
+    monkeypatch.setattr(running, "ZYGOTE", "asyncio")  # it starts, and says nothing of use
+    monkeypatch.setattr(warm, "start_timeout", 0.0)
+    for _ in range(2):
+        async with kernel(WARM) as started:
+            assert await started.output("print(1)") == "1\n"
+    assert warm.starts == {("cold", "ended"): 2, ("cold", "starting"): 2}
     monkeypatch.undo()
     warm.close(20)
 
