@@ -264,6 +264,8 @@ async def test_a_server_that_was_forked_is_as_safe(hub: HubProcess) -> None:
     async def warm() -> bool:
         return bool((await starts())["state"] == "warm")
 
+    await hub.add_user("hal")
+    await hub.start_server("hal")  # the first start on a node has its environment warmed
     await eventually(warm, "the node is warm", timeout=200, interval=0.5)
     before = (await starts())["warm"]
     for user in ("fay", "gil"):

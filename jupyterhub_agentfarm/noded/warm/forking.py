@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -12,10 +13,15 @@ import threading
 import time
 from pathlib import Path
 
+from jupyterhub_agentfarm.logs import LogLine
+from jupyterhub_agentfarm.models import LaunchSpec
+
 from ..isolation.entering import plan_of
 from ..isolation.layers import Confined
 from .becoming import UP, USER_SITE
 from .making import Zygote, ZygoteDied
+
+log = logging.getLogger(__name__)
 
 #: What putting a process into a scope of systemd may take, in seconds.
 _ADOPT_SECONDS = 10.0
@@ -115,7 +121,7 @@ class Rising:
         return self._said.decode(errors="replace")
 
 
-def fork(zygote: Zygote, confined: Confined, log_fd: int) -> Rising:
+def fork(spec: LaunchSpec, zygote: Zygote, confined: Confined, log_fd: int) -> Rising:
     """Fork a server from a zygote; in a thread.
 
     Raises
@@ -134,6 +140,7 @@ def fork(zygote: Zygote, confined: Confined, log_fd: int) -> Rising:
         os.close(plan)
         os.close(writer)
     os.set_blocking(reader, False)
+    log.debug(LogLine("forked", lease=spec.lease, pid=forked.pid))
     _adopt(forked, confined)
     return Rising(forked, reader)
 

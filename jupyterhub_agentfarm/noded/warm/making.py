@@ -23,7 +23,7 @@ from .surveying import Unfit, surveyed, variables_of
 log = logging.getLogger(__name__)
 
 #: What importing may take on a loaded node, in seconds.
-PRELOAD_SECONDS = 120.0
+PRELOAD_SECONDS = 300.0
 #: What a fork may take, in seconds; it takes milliseconds.
 FORK_SECONDS = 10.0
 #: How often another module is left out when one cannot be imported before a fork.

@@ -23,7 +23,7 @@ from .environments import Environment, fingerprint, search_path
 log = logging.getLogger(__name__)
 
 #: What a survey may take on a loaded node, in seconds.
-SURVEY_SECONDS = 180.0
+SURVEY_SECONDS = 300.0
 #: A home that is none: what is found in a server came from its zygote.
 NO_HOME = "/nonexistent"
 _NOBODY = 65534

@@ -100,7 +100,7 @@ class Zygotes:
             found = await self._ready(self._of(environment), confined)
             if isinstance(found, Zygote):
                 with contextlib.suppress(ZygoteDied):
-                    rising = await asyncio.to_thread(fork, found, confined, log_fd)
+                    rising = await asyncio.to_thread(fork, spec, found, confined, log_fd)
                     self._warm += 1
                     return rising
                 self._of(environment).zygote = None

@@ -25,14 +25,11 @@ PROBE = Path(__file__).parents[3] / "warm_probe.py"
 
 
 def zygote(farm: WarmFarm) -> procfs.Process:
-    """Return the one zygote of a noded."""
+    """Return the newest zygote of a noded."""
     assert farm.noded.process
-    (found,) = [
-        found
-        for pid in procfs.children(farm.noded.process.pid)
-        if b"noded.warm.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes() and (found := procfs.read(pid)) is not None
-    ]
-    return found
+    children = [found for found in procfs.scan().values() if found.ppid == farm.noded.process.pid]
+    zygotes = [found for found in children if b"noded.warm.zygote" in procfs_file(found.pid, "cmdline")]
+    return max(zygotes, key=lambda found: found.start_ticks)
 
 
 @pytest.mark.parametrize(
