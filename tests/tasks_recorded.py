@@ -27,14 +27,14 @@ CORES = 24
 TIMES = 4
 
 
-def newest() -> Path:
-    """Return the newest recording."""
-    return max(TRACES.glob("tasks-*.json"))
+def recordings() -> list[Path]:
+    """Return all recordings, the oldest first."""
+    return sorted(TRACES.glob("tasks-*.json"))
 
 
-def recorded(path: Path | None = None) -> Scene:
+def recorded(path: Path) -> Scene:
     """Return the scene of a recording."""
-    told = json.loads((path or newest()).read_text())
+    told = json.loads(path.read_text())
     names = sorted(told["nodes"])
     length = float(told["seconds"])
     loads = {name: _load(_reports(told, name), length, length * part / len(names)) for part, name in enumerate(names)}

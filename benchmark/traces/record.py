@@ -92,15 +92,24 @@ async def listen(site: TasksHub, recording: Recording) -> None:
 async def submit(site: TasksHub, recording: Recording, options: argparse.Namespace) -> None:
     """Submit the mixed load."""
     dice = random.Random(options.seed)  # noqa: S311 - a load
-    for _ in range(options.tasks):
+    for number in range(options.tasks):
         agent, kind = dice.randrange(AGENTS), dice.choice(list(KINDS))
         cores, cell = KINDS[kind]
         seconds, priority = round(min(60.0, dice.lognormvariate(2.3, 0.7)), 1), dice.choice((0, 0, 0, 5))
         asked = {"agent": agent, "kind": kind, "cores": cores, "priority": priority}
         asked["submitted_seconds"] = round(time.time() - recording.began_at, 2)
-        task = await site.submit(f"agent-{agent}", cell.format(seconds=seconds), priority=priority)
+        fields = {"priority": priority, "idempotency_key": str(number)}
+        task = await patiently(site, f"agent-{agent}", cell.format(seconds=seconds), fields)
         recording.asked[task] = asked
         await asyncio.sleep(dice.expovariate(options.tasks / options.seconds))
+
+
+async def patiently(site: TasksHub, agent: str, cell: str, fields: dict[str, Any]) -> str:
+    """Submit a notebook to the service, which may be slow where much else goes on; return the task's id."""
+    while True:
+        with suppress(*AWAY):
+            return await site.submit(agent, cell, **fields)
+        await asyncio.sleep(0.5)
 
 
 async def ended(site: TasksHub, task: str) -> dict[str, Any] | None:
