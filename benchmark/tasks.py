@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from jupyter_server_process import notebook
 from tasks_hub import TasksHub, tasks_hub
-from tasks_recorded import recorded
+from tasks_recorded import recorded, recordings
 from tasks_throughput import throughput
 from tasks_trace import BLIND, Scene, blind_trace, farm_trace, made_up
 from waiting import eventually
@@ -100,8 +100,10 @@ async def trace(options: argparse.Namespace) -> Figures:
     """Return the figures of every way on the same traces: made up from seeds, and recorded on a farm."""
     seeds = range(options.seed, options.seed + options.traces)
     scenes = [made_up(seed, options.trace_tasks) for seed in seeds]
-    figures: Figures = {"made_up": await ways_on(scenes, options.seed)}
-    return figures | {"recorded": await ways_on([recorded()], options.seed)}
+    return {
+        "made_up": await ways_on(scenes, options.seed),
+        "recorded": await ways_on([recorded(path) for path in recordings()], options.seed),
+    }
 
 
 async def ways_on(scenes: list[Scene], seed: int) -> dict[str, list[Figures]]:

@@ -50,7 +50,7 @@ class TasksHub:
         url = f"{self.hub.url}/services/agents/api/v1/{path}"
         # Not on a connection that the proxy may close for being idle at this moment.
         headers = self.hub.headers(self.tokens[agent] if agent else None) | {"Connection": "close"}
-        timeout = aiohttp.ClientTimeout(total=20)
+        timeout = aiohttp.ClientTimeout(total=60)
         async with self.hub.http.request(method, url, json=body, headers=headers, timeout=timeout) as answer:
             text = await answer.text()
             if answer.status >= 400:
@@ -135,7 +135,7 @@ class TasksHub:
                 return all(node["eligible"] for node in nodes)
             return False
 
-        await eventually(all_are, "the nodes are ready", 60, 0.1)
+        await eventually(all_are, "the nodes are ready", 150, 0.1)
 
     async def servers_on(self, node: str) -> list[psutil.Process]:
         """Return the processes of the servers on a node."""
@@ -181,6 +181,6 @@ async def tasks_hub(count: int = 2, lines: str = "", **environment: str) -> Asyn
         site = TasksHub(hub, nodes)
         await site.ready()
         await hub.add_user("ada")
-        await eventually(site.answers, "the agents service answers", 30, 0.1)
+        await eventually(site.answers, "the agents service answers", 150, 0.1)
         await site.register("bot")
         yield site

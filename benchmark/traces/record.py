@@ -25,6 +25,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "tests")]
 
+import aiohttp  # noqa: E402
 from provenance import provenance  # noqa: E402
 from tasks_hub import AWAY, ENDED, TasksHub, tasks_hub  # noqa: E402
 
@@ -92,15 +93,25 @@ async def listen(site: TasksHub, recording: Recording) -> None:
 async def submit(site: TasksHub, recording: Recording, options: argparse.Namespace) -> None:
     """Submit the mixed load."""
     dice = random.Random(options.seed)  # noqa: S311 - a load
-    for _ in range(options.tasks):
+    for number in range(options.tasks):
         agent, kind = dice.randrange(AGENTS), dice.choice(list(KINDS))
         cores, cell = KINDS[kind]
-        seconds, priority = round(min(60.0, dice.lognormvariate(2.3, 0.7)), 1), dice.choice((0, 0, 0, 5))
+        seconds, priority = round(min(60.0, dice.lognormvariate(2.3, 0.7)), 1), dice.choice((0, 0, 0, -5))
         asked = {"agent": agent, "kind": kind, "cores": cores, "priority": priority}
         asked["submitted_seconds"] = round(time.time() - recording.began_at, 2)
-        task = await site.submit(f"agent-{agent}", cell.format(seconds=seconds), priority=priority)
+        fields = {"priority": priority, "idempotency_key": str(number)}
+        task = await patiently(site, f"agent-{agent}", cell.format(seconds=seconds), fields)
         recording.asked[task] = asked
         await asyncio.sleep(dice.expovariate(options.tasks / options.seconds))
+
+
+async def patiently(site: TasksHub, agent: str, cell: str, fields: dict[str, Any]) -> str:
+    """Submit a notebook to the service, which may be slow where much else goes on; return the task's id."""
+    for _ in range(10):
+        with suppress(OSError, TimeoutError, aiohttp.ClientError):
+            return await site.submit(agent, cell, **fields)
+        await asyncio.sleep(0.5)
+    raise RuntimeError("the service does not answer")
 
 
 async def ended(site: TasksHub, task: str) -> dict[str, Any] | None:

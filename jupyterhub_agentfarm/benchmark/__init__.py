@@ -1,16 +1,21 @@
 """The benchmark service: what the farm delivers, measured with real notebooks on all nodes at once.
 
-- :mod:`.suites` what is measured, read from TOML
-- :mod:`.models` the records of a run
-- :mod:`.store` runs, results and samples in a database
-- :mod:`.farm` the farm as the controller tells it, kept fresh
-- :mod:`.exposition` the metrics page
-- :mod:`.servers` the named servers that a run starts
-- :mod:`.notebooks` one notebook on one server, through the runs extension
-- :mod:`.sampler` samples of nodes and farm while a run goes
-- :mod:`.provenance` under which conditions a run was made
-- :mod:`.runner` one run from start to end
-- :mod:`.bench` the runs of this service: one at a time, durable, followed by many
-- :mod:`.report` what a run means
-- :mod:`.handlers`, :mod:`.app` the service; :mod:`.client` its client
+What a run is:
+
+- :mod:`.definition`, :mod:`.suites` what is measured and how, read from TOML
+- :mod:`.models` the records of a run; :mod:`.plan` its nodes and phases, :mod:`.preparation` every check
+- :mod:`.provenance` under which conditions it was made
+
+How it is carried out, over as many lives of the service as it takes:
+
+- :mod:`.runner` from start to end, :mod:`.lanes` the work of a phase, :mod:`.cases` one notebook on one server
+- :mod:`.seats` a node's server, watched and started again; :mod:`.servers` the Hub's part; :mod:`.exclusive` nodes kept
+- :mod:`.ledger` what is written down; :mod:`.sampler` samples, :mod:`.limits` limits, :mod:`.gaps` what never came
+- :mod:`.clock` time over restarts; :mod:`.store`, :mod:`.tables` the database
+
+The service:
+
+- :mod:`.bench` the runs, several at a time, followed by many; :mod:`.sweeper` what no run has
+- :mod:`.exposition`, :mod:`.counters` and their neighbours the metrics page; :mod:`.report` what a run means
+- :mod:`.handlers`, :mod:`.api`, :mod:`.app` the service; :mod:`.client` its client
 """

@@ -108,7 +108,7 @@ class CaseOnNode:
         self._progress = progress
         self._poll = poll_seconds
         self._skew = skew_seconds
-        #: Runs on the server whose results are not kept yet, by their keys.
+        #: Runs on the server that succeeded and were not forgotten yet, by their keys.
         self._ids: dict[str, str] = {}
 
     async def measure(self, order: Order) -> CaseResult:
@@ -123,12 +123,16 @@ class CaseOnNode:
             seconds = time.monotonic() - started
             told = {"started_at": started_at, "duration_seconds": seconds, "ended_at": time.time(), "error": error}
             return order.result(self.node, outcome, exc.message, **told)
-        return result_of(self.node, order, run, published, (started_at, time.monotonic() - started, self._skew()))
+        timing = (started_at, time.monotonic() - started, self._skew())
+        result = result_of(self.node, order, run, published, timing)
+        if result.outcome == "succeeded":
+            self._ids[order.key] = run["id"]
+        return result
 
     async def forget(self, order: Order) -> None:
-        """Have the server forget a run whose result was kept: those of hours would fill its disk.
+        """Have the server forget a run that succeeded and whose result was kept: those of hours would fill its disk.
 
-        What it does not forget now, it does when it prunes its runs.
+        The others stay, for people to look at, until the server prunes its runs; so does what cannot be forgotten now.
         """
         run_id = self._ids.pop(order.key, None)
         if run_id is None:
@@ -140,7 +144,6 @@ class CaseOnNode:
     async def _finish(self, order: Order) -> Mapping[str, Any]:
         run = await self._server.ask(lambda runs: runs.submit(body_of(order)))
         run_id, executing_since = run["id"], None
-        self._ids[order.key] = run_id
         try:
             while run["state"] not in FINAL_STATES:
                 self._tell(order, run)

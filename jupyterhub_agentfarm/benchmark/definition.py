@@ -132,7 +132,8 @@ class Suite:
     #: Numbers of nodes in the steps of mode "ramp", 0 for all; () is 1, 2, 4 … all.
     ramp: tuple[int, ...] = ()
     targets: Targets = field(default_factory=Targets)
-    #: Cases at once for each GPU of a server, or for the server where it has none.
+    #: Cases at once for each GPU of a server, or for the server where it has none. A server executes
+    #: `RunBook.max_concurrent` of them, 4 unless its configuration says otherwise; the others wait on the node.
     concurrency: int = 1
     #: The file's ``[[phase]]`` tables; () is one phase on all nodes.
     phase_tables: tuple[SuitePhase, ...] = ()

@@ -12,6 +12,7 @@ each goes on by itself until the time is over, so that a slow node holds up no o
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,16 +42,17 @@ class Work:
     #: By case.
     notebooks: Mapping[str, Mapping[str, Any]]
 
-    def order(self, node: str, lane: int, position: int, gpus: Sequence[str]) -> Order:
+    def order(self, seat: Seat, lane: int, position: int) -> Order:
         """Return what a lane does at a position."""
+        node, gpus = seat.name, seat.gpus()
         case, repetition = self.cases[position % len(self.cases)], position // len(self.cases) + 1
-        place = f"{node}-{self.phase.name}-{lane}-{repetition}-{case.name}"
+        place = f"{node}/{self.phase.name}/{lane}/{repetition}/{case.name}"
         # Lanes of a server with several GPUs have one each; a single one needs no words.
         environment = {"CUDA_VISIBLE_DEVICES": gpus[lane % len(gpus)]} if len(gpus) > 1 else {}
         return Order(
             case=case,
             notebook=self.notebooks[case.name],
-            key=f"{self.run_id}-{place}",
+            key=f"{self.run_id}-{hashlib.sha256(place.encode()).hexdigest()[:32]}",
             phase=self.phase.name,
             lane=lane,
             repetition=repetition,
@@ -123,7 +125,7 @@ class Lanes:
         if lane.seat.ready:
             await self._measure(lane, position)
             return
-        order = self._work.order(lane.seat.name, lane.number, position, ())
+        order = self._work.order(lane.seat, lane.number, position)
         outcome: Outcome = "lost" if lane.seat.seen else "failed"
         await self._keep(order.result(lane.seat.name, outcome, lane.seat.why or "its server is not ready"))
         lane.done += 1
@@ -151,13 +153,12 @@ class Lanes:
 
     async def _measure(self, lane: Lane, position: int) -> None:
         cases = self._cases_on[lane.seat.name]
-        order = self._work.order(lane.seat.name, lane.number, position, lane.seat.gpus())
+        order = self._work.order(lane.seat, lane.number, position)
         result = await cases.measure(order)
         await self._keep(result)
         lane.done += 1
         lane.pause_seconds = _pause_after(result, lane.pause_seconds)
-        if result.outcome == "succeeded":
-            await cases.forget(order)
+        await cases.forget(order)
 
 
 async def _ready_before(seat: Seat, until: float) -> bool:

@@ -141,7 +141,7 @@ class Runner(LoggingConfigurable):
         if ending.state == "cancelled":
             await self.ledger.note("cancelled", ending.detail)
         names = [node.name for node in self.run.taking_part]
-        left = await asyncio.shield(asyncio.create_task(self._world.servers.stop_all(names)))
+        left = await self._world.servers.stop_all(names)
         if self.run.exclusive:
             left += await self._world.keeper.give_back(names)
         return await self.ledger.end(ending, left, lambda node: self._missing(node, ending))

@@ -132,6 +132,8 @@ class Seat:
         self.seen = not fresh
         if lost_at is not None:
             self._back, self._lost_at = "node_back", time.monotonic() - max(0.0, time.time() - lost_at)
+        elif self.seen and await self._servers.runs(self.name) is False:
+            self._lost_at, self.why = time.monotonic(), "its server ended while the service was away"
         while True:
             await self._start(fresh=fresh or lost_at is not None)
             if self._lost_at is not None:

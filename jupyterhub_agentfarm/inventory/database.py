@@ -30,7 +30,7 @@ T = TypeVar("T")
 #: Tables of every part; a part that has some adds them at import.
 metadata = sa.MetaData()
 #: Grows when a table, or a record in one, changes in a way that older code cannot read.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 #: How long a transaction waits for another process's, in seconds.
 BUSY_SECONDS = 10
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import datetime as dt
 import secrets
-import threading
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +19,10 @@ from ..traitlets import ByteSize, Seconds
 from .artifacts import Bounds, list_artifacts
 from .execution import Execution
 from .journal import Journal
+from .lanes import RunLanes
 from .models import Artifacts, Reason, Run, RunRequest, age_seconds, utc_now
 from .notebooks import executes
 from .plan import Plan, Site, prepare
-
-#: How often the server is told that it is not idle, in seconds.
-ACTIVITY_INTERVAL_SECONDS = 5
-#: How long `close` waits for the kernels to be gone, in seconds.
-_CLOSE_SECONDS = 10
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AgentFarmError)
 
@@ -136,11 +128,8 @@ class RunBook(LoggingConfigurable):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._journals: dict[str, Journal] = {}
-        self._plans: dict[str, Plan] = {}
-        self._queue: deque[str] = deque()
-        self._executing: dict[str, tuple[Execution, threading.Thread]] = {}
+        self._lanes = RunLanes(self.max_concurrent, self.activity, self._ended)
         self._submitting = asyncio.Lock()
-        self._activity_task: asyncio.Task[None] | None = None
         self._closed = False
 
     def open(self) -> None:
@@ -161,16 +150,9 @@ class RunBook(LoggingConfigurable):
     def close(self) -> None:
         """Stop everything that executes and end what is queued; returns when the kernels are gone."""
         self._closed = True
-        for run_id in self._queue:
+        for run_id in self._lanes.close():
             detail = "The Jupyter server was stopped before the run began."
             self._journals[run_id].end("failed", "server_stopped", detail)
-        self._queue.clear()
-        executing = list(self._executing.values())
-        for execution, _ in executing:
-            execution.stop("server_stopped")
-        for _, thread in executing:
-            thread.join(_CLOSE_SECONDS)
-        self._executing.clear()
 
     def runs(self) -> list[Run]:
         """Return all runs, newest first."""
@@ -222,9 +204,9 @@ class RunBook(LoggingConfigurable):
                 journal.remove()
                 raise ConflictError("The server is stopping; submit the notebook to another one.")
             self._journals[journal.run.id] = journal
-        self._plans[journal.run.id] = plan
-        self._queue.append(journal.run.id)
-        self._advance()
+        options = self._recorder_options()
+        execution = Execution(journal, plan, self.kernel_specs, options, self.interrupt_grace)
+        self._lanes.add(journal.run.id, execution)
         await self._prune()
         return journal.run, True
 
@@ -237,12 +219,10 @@ class RunBook(LoggingConfigurable):
             There is no such run.
         """
         journal = self.journal(run_id)
-        if run_id in self._queue:
-            self._queue.remove(run_id)
-            self._plans.pop(run_id, None)
+        if self._lanes.withdraw(run_id):
             journal.end("cancelled", "cancelled", "The run was cancelled before it began.")
-        elif run_id in self._executing:
-            self._executing[run_id][0].stop("cancelled")
+        else:
+            self._lanes.stop(run_id)
         return journal.run
 
     def forget(self, run_id: str) -> Journal:
@@ -277,29 +257,6 @@ class RunBook(LoggingConfigurable):
         )
         return Journal.create(Path(self.directory) / run.id, run, self.server, request.idempotency_key, notebook)
 
-    def _advance(self) -> None:
-        """Start queued runs as long as there is room."""
-        loop = asyncio.get_running_loop()
-        while self._queue and len(self._executing) < self.max_concurrent and not self._closed:
-            self._start(self._queue.popleft(), loop)
-        if self._executing and self._activity_task is None:
-            self._activity_task = asyncio.create_task(self._stay_active())
-
-    def _start(self, run_id: str, loop: asyncio.AbstractEventLoop) -> None:
-        execution = Execution(
-            self._journals[run_id], self._plans.pop(run_id), self.kernel_specs, self._recorder_options(),
-            self.interrupt_grace,
-        )  # fmt: skip
-
-        def carry_out() -> None:
-            execution.run()
-            with contextlib.suppress(RuntimeError):  # the server's loop has been closed
-                loop.call_soon_threadsafe(self._ended, run_id)
-
-        thread = threading.Thread(target=carry_out, name=f"run {run_id}", daemon=True)
-        self._executing[run_id] = (execution, thread)
-        thread.start()
-
     def _recorder_options(self) -> dict[str, Any]:
         return {
             "timeout": None,
@@ -309,23 +266,12 @@ class RunBook(LoggingConfigurable):
         }
 
     def _ended(self, run_id: str) -> None:
-        self._executing.pop(run_id, None)
         journal = self._journals.get(run_id)
         if journal is not None:
             run = journal.run
             self.log.info(
                 "Run %s %s after %s s (%s)", run_id, run.state, run.duration_seconds, run.reason or "no error"
             )
-        self._advance()
-
-    async def _stay_active(self) -> None:
-        """Keep the server from looking idle while runs execute."""
-        try:
-            while self._executing:
-                self.activity["agentfarm_runs"] = dt.datetime.now(dt.UTC)
-                await asyncio.sleep(ACTIVITY_INTERVAL_SECONDS)
-        finally:
-            self._activity_task = None
 
     def _load(self, folder: Path) -> Journal | None:
         """Return the run in `folder`; None when it is another server's, too old, or no run."""

@@ -16,10 +16,10 @@ from traitlets import Integer
 from ...errors import AgentFarmError, ConflictError
 from ...traitlets import ByteSize, Seconds
 from ..models import Artifact, Attempt
-from . import steps
+from . import keeping_steps as steps
 from .files import Received, TaskFiles
+from .keeping_steps import KeptTooMuch
 from .records import TaskRecords
-from .steps import KeptTooMuch
 from .tables import Tables
 
 P = ParamSpec("P")

@@ -11,12 +11,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...errors import ConflictError, InvalidField, NoSpace, QuotaExceeded
+from ...errors import ConflictError, InvalidField, QuotaExceeded
 from ...records import to_json
-from ..models import MAX_PRIORITY, Artifact, Attempt, Task, TaskReason, TaskRequest, TaskState
+from ..models import MAX_PRIORITY, Attempt, Task, TaskReason, TaskRequest, TaskState
 from . import states
+from .keeping_steps import check_kept
+from .schema import TASK_COLUMNS, needs_table, tasks_table
 from .states import Ended
-from .tables import TASK_COLUMNS, Tables, Why, needs_table, task_of, tasks_table
+from .tables import Tables, Why, task_of
 from .texts import plain
 
 _DETAIL_CHARACTERS = 4000
@@ -63,16 +65,6 @@ class Taking:
     most_priority: int = MAX_PRIORITY
 
 
-@dataclass(frozen=True)
-class ArtifactLimits:
-    """The most that is kept of an attempt's files, and of those of all the agent's tasks."""
-
-    count: int
-    size_bytes: int
-    #: Of all the agent's tasks; 0: without bound.
-    agent_bytes: int = 0
-
-
 def new_id() -> str:
     """Return the id of a new task."""
     return secrets.token_hex(8)
@@ -86,7 +78,7 @@ def submit(tables: Tables, asked: Submission) -> Task:
         return known
     size = None if asked.notebook is None else len(asked.notebook)
     _check_open(tables, asked.agent, asked.most.open)
-    _check_kept(tables, asked.agent, asked.most.kept_bytes, size or 1)
+    check_kept(tables, asked.agent, asked.most.kept_bytes, size or 1)
     # The notebook itself is in a file; that there is one shows in the empty mapping.
     request = asked.request if asked.notebook is None else replace(asked.request, notebook={})
     now = tables.now
@@ -105,31 +97,6 @@ def _check_open(tables: Tables, agent: str, most: int) -> None:
     if number >= most:
         known = {"quota": "tasks", "used": number, "limit": most}
         raise QuotaExceeded(f"{agent} has {number} tasks that have not ended, and may have no more", known)
-
-
-class KeptTooMuch(QuotaExceeded):
-    """More would be kept of an agent's tasks than may be."""
-
-    def __init__(self, agent: str, used_bytes: int, most_bytes: int, more_bytes: int) -> None:
-        self.lacking_bytes = used_bytes + more_bytes - most_bytes
-        super().__init__(
-            f"{gib(used_bytes)} of notebooks and files are kept of the tasks of {agent}, which may have "
-            f"{gib(most_bytes)}: delete tasks that have ended and are not needed, or have an admin raise "
-            "TaskBook.max_agent_bytes",
-            {"quota": "kept_bytes", "used": used_bytes, "limit": most_bytes},
-        )
-
-
-def _check_kept(tables: Tables, agent: str, most_bytes: int, more_bytes: int) -> None:
-    """Refuse what would be more than is kept of an agent's tasks."""
-    used = tables.kept_of_agent(agent)
-    if most_bytes and used + more_bytes > most_bytes:
-        raise KeptTooMuch(agent, used, most_bytes, more_bytes)
-
-
-def gib(size_bytes: int) -> str:
-    """Return a size for people."""
-    return f"{size_bytes / 2**30:.3g} GiB"
 
 
 def _digest(asked: Submission) -> str:
@@ -221,19 +188,6 @@ def finish(tables: Tables, attempt: Attempt, ended: Ended) -> Task:
     return tables.change(task, Why(task.reason, task.detail))
 
 
-def add_artifact(tables: Tables, attempt: Attempt, artifact: Artifact, most: ArtifactLimits) -> None:
-    """Keep what is known of an artifact."""
-    if (artifact.task, artifact.attempt) != (attempt.task, attempt.number):
-        raise ValueError(f"{artifact} is not of attempt {attempt.number} of task {attempt.task}")
-    agent = tables.current(attempt).agent
-    tables.add_artifact(artifact, agent)
-    _check_kept(tables, agent, most.agent_bytes, 0)
-    count, size = tables.artifacts_of(attempt)
-    if count > most.count or size > most.size_bytes:
-        raise NoSpace(f"attempt {attempt.number} of task {attempt.task} has left more than the {most.count} files, "
-                      f"or {most.size_bytes} bytes in them, that are kept")  # fmt: skip
-
-
 def cancel(tables: Tables, task_id: str, by: str) -> Task:
     """End a task, or ask for the end of its attempt."""
     task = tables.task(task_id)
@@ -281,23 +235,9 @@ def _move_to(tables: Tables, task: Task, taking: Taking) -> None:
     size = tables.kept_of_task(task.id)
     if not task.ended:
         _check_open(tables, taking.agent, taking.most.open)
-    _check_kept(tables, taking.agent, taking.most.kept_bytes, size)
+    check_kept(tables, taking.agent, taking.most.kept_bytes, size)
     tables.add_kept(task.agent, -size)
     tables.add_kept(taking.agent, size)
-
-
-def tidy(tables: Tables, task_id: str, why: str) -> int:
-    """Forget the artifacts of a task that has ended, and say so; return their bytes."""
-    task = tables.task(task_id)
-    if not task.ended:
-        return 0
-    tables.change(task, Why("tidied", why))
-    return tables.drop_artifacts(task)
-
-
-def keep_notebook(tables: Tables, attempt: Attempt, size_bytes: int) -> None:
-    """Note how large the notebook is that an attempt has executed so far."""
-    tables.set_notebook(tables.current(attempt), size_bytes)
 
 
 def _to(name: str, note: str) -> str:

@@ -21,22 +21,18 @@ from ...errors import DiskFull, FarmUnavailable, InvalidField
 from ...faults import Edge
 from ...inventory.database import Database
 from ..models import FINAL_STATES, Artifact, Attempt, Change, Task, TaskState
-from .tables import (
+from .schema import (
     ATTEMPT_COLUMNS,
     CHANGE_COLUMNS,
     TASK_COLUMNS,
-    Tables,
-    Told,
     artifacts_table,
-    attempt_of,
     attempts_table,
     changes_table,
     kept_table,
     needs_table,
-    no_task,
-    task_of,
     tasks_table,
 )
+from .tables import Tables, Told, attempt_of, no_task, task_of
 
 T = TypeVar("T")
 #: A step, and who waits for what it returns.

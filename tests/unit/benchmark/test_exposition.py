@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from benchmark_world import make_view
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyterhub_agentfarm.benchmark.counters import BenchmarkCounters
@@ -250,6 +250,7 @@ def test_the_farms_sums_are_of_live_nodes() -> None:
     assert "agentfarm_farm_memory" not in exposition(make_view("n3", state="down")).text("hub")
 
 
+@settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.tuples(st.floats(0, 40), st.sampled_from(["ready", "unreachable", "silent"])), min_size=1, max_size=30)
 )
@@ -280,3 +281,45 @@ def test_counters_follow_new_results() -> None:
     page.text("all")
     page.counters.count_case(RUN, CaseResult("n1", "gemm", "failed"))
     assert value(page.text("all"), 'agentfarm_tasks_finished_total{node="n1",kind="case",outcome="failed"}') == 1
+
+
+_STEP = st.tuples(
+    st.sampled_from(["n1", "n2", "n3"]),
+    st.sampled_from(["report", "move", "down", "remove", "count", "wait", "hang", "scrape"]),
+    st.floats(0, 20),
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(_STEP, max_size=25))
+def test_what_is_kept_is_what_would_be_made_anew(steps: list[tuple[str, str, float]]) -> None:
+    """After whatever happened, the page is that of an exposition which has only just heard of the farm."""
+    now = 1000.0
+    page = exposition(clock=lambda: now)
+    views: dict[str, dict[str, Any]] = {}
+    for name, what, number in steps:
+        if what == "wait":
+            now += number
+        elif what == "count":
+            page.counters.count_case(RUN, CaseResult(name, "gemm", "failed"))
+        elif what == "remove":
+            views.pop(name, None)
+            page.remove_node(name)
+        elif what == "scrape":
+            page.text("all")
+        else:
+            hanging = {"gpus": (), "gpu_health": "hanging"} if what == "hang" else {}
+            changes: dict[str, Any] = {"role": "gpuserver"} if what == "move" else {}
+            changes |= {"state": "down"} if what == "down" else {}
+            report = {"load1": number, "time": now, **hanging}
+            views[name] = make_view(name, telemetry_changes=report, reported_at=now, since_at=now, **changes)
+            page.update_node(views[name])
+    anew = Exposition("1.2.3", page.counters, stale_after_seconds=15, suites=lambda: ["smoke"], clock=lambda: now)
+    anew.reset(views.values(), [{"id": "a", "state": "running"}, {"id": "b", "state": "waiting"}])
+    assert told(page) == told(anew)
+
+
+def told(page: Exposition) -> list[str]:
+    """Return the lines of a page, without what an exposition remembers of the past: uptime, GPUs of silent nodes."""
+    past = ("agentfarm_node_up_seconds_total", "agentfarm_gpu_info")
+    return [line for line in page.text("all").splitlines() if not any(name in line for name in past)]

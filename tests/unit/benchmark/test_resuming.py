@@ -76,6 +76,24 @@ async def test_repetitions_go_on_where_they_were(make_bench: Any, world: World) 
     assert samples[-1].values["cases_succeeded"] == 12
 
 
+async def test_a_server_that_ended_meanwhile(make_bench: Any, world: World) -> None:
+    """What it executed is lost, it is started again, and that is told."""
+    how = 'mode = "repeat"\nrepeat = 3'
+    first = await make_bench(how=how)
+    world.behaviour["n1", "two"] = "hang"
+    run = await first.start(RunRequest("tiny", ("n1",)), "ada")
+    await eventually(lambda: ("submit", "n1", "two") in world.history, "the run is in the middle")
+    await first.close()
+    world.remove_server("n1")
+    world.behaviour.clear()
+    second = await make_bench(how=how)
+    ended = await finished(second, run.id)
+    results = await results_of(second, ended)
+    assert [outcome for *_, outcome in results] == ["succeeded", "lost", *4 * ["succeeded"]]
+    told = [(event.kind, event.detail) for event in await second.store.events(run.id) if event.node]
+    assert told == [("server_restarted", "its server ended while the service was away")]
+
+
 async def test_a_duration_goes_on_for_what_is_left_of_it(make_bench: Any, world: World) -> None:
     """The time of the gap counts; what executed meanwhile is found again by its key, also when no time is left."""
     first = await make_bench(how='mode = "duration"\nduration = 3600')
