@@ -22,7 +22,7 @@ from jupyterhub_agentfarm.noded.warm.mending import MENDED
 from jupyterhub_agentfarm.noded.warm.recording import IDENTITY, Recording, kept_apart
 from jupyterhub_agentfarm.noded.warm.surveying import surveyed
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 #: What each server imports by itself, because it keeps what differs between servers, or needs what does. A release of
 #: Jupyter that adds one makes warm starts slower by its import; one that is in too much to be imported late is mended.
