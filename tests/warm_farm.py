@@ -62,7 +62,7 @@ class Served:
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         """Return a client that is its user."""
-        return httpx.AsyncClient(timeout=60, headers={"Authorization": f"token token-of-{self.user}", **headers})
+        return httpx.AsyncClient(timeout=180, headers={"Authorization": f"token token-of-{self.user}", **headers})
 
     async def get(self, path: str) -> httpx.Response:
         """Return what it answers its user."""
