@@ -137,11 +137,12 @@ class Farm:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
-async def scrape(url: str, token: str, count: int, pause: float, encoding: str) -> Figures:
-    """Return the milliseconds of requests that another process makes."""
-    arguments = (sys.executable, "-c", SCRAPER, url, token, str(count), str(pause), encoding)
-    process = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
+async def scrape(arguments: list[str], ticks: Ticks) -> Figures:
+    """Return the milliseconds of requests that another process makes, while the loop is watched."""
+    command = (sys.executable, "-c", SCRAPER, *arguments)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    async with ticks:  # the service starts no process
+        out, _ = await process.communicate()
     if process.returncode:
         raise RuntimeError(f"the scraper ended with status {process.returncode}")
     return dict(json.loads(out))
@@ -184,6 +185,9 @@ def samples(text: str) -> int:
 
 async def measure(options: argparse.Namespace) -> Figures:
     """Return the figures."""
+    latest = peer(Farm(options.nodes).exposition.text("all"))
+    gc.collect()
+    gc.freeze()  # the collections of what the peer keeps are no stalls of ours
     farm = Farm(options.nodes)
     metrics_page.METRICS_AGE_SECONDS = -1.0
     with tempfile.TemporaryDirectory(prefix="afbench") as folder:
@@ -194,27 +198,25 @@ async def measure(options: argparse.Namespace) -> Figures:
         server.add_sockets(sockets)
         url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.prefix}metrics?set=all"
         try:
-            return await _in_turns(farm, url, local.local_token(Path(folder)), options)
+            return await _in_turns(farm, latest, [url, local.local_token(Path(folder))], options)
         finally:
             server.stop()
             await server.close_all_connections()
 
 
-async def _in_turns(farm: Farm, url: str, token: str, options: argparse.Namespace) -> Figures:
+async def _in_turns(farm: Farm, latest: Callable[[], bytes], target: list[str], options: argparse.Namespace) -> Figures:
     text = farm.exposition.text("all")
     quiet, busy = Ticks(), Ticks()
     taken: dict[str, list[float]] = {"plain": [], "gzip": []}
-    ours, theirs, latest, size = Made(), Made(), peer(text), {}
-    gc.collect()
+    ours, theirs, size = Made(), Made(), {}
     for _ in range(options.rounds):
         reporting = asyncio.create_task(farm.report())
         async with quiet:
             await asyncio.sleep(options.requests * options.pause)
-        async with busy:
-            for encoding, kind in (("identity", "plain"), ("gzip", "gzip")):
-                found = await scrape(url, token, options.requests, options.pause, encoding)
-                taken[kind] += found["milliseconds"]
-                size[kind] = found["bytes"]
+        for encoding, kind in (("identity", "plain"), ("gzip", "gzip")):
+            found = await scrape([*target, str(options.requests), str(options.pause), encoding], busy)
+            taken[kind] += found["milliseconds"]
+            size[kind] = found["bytes"]
         reporting.cancel()
         ours.make(lambda: farm.exposition.text("all").encode(), options.requests)
         theirs.make(latest, max(2, options.requests // 10))

@@ -44,6 +44,7 @@ BENCHMARK_USER = "benchmark"
 CUSTOM_SCOPES = {
     "custom:agentfarm:nodes:read": "See the farm's nodes, GPUs and waiting line",
     "custom:agentfarm:nodes:manage": "Add, cordon, drain and remove nodes",
+    "custom:agentfarm:nodes:keep": "Drain nodes for one owner's servers, and give them back",
     "custom:agentfarm:leases:read": "See everybody's leases",
     "custom:agentfarm:leases:manage": "Make and end everybody's leases",
     "custom:agentfarm:limits:manage": "Limit what an owner may have",

@@ -22,7 +22,7 @@ def benchmark_role(name: str) -> dict[str, Any]:
             f"access:servers{user}",
             f"access:services!service={CONTROLLER}",
             "custom:agentfarm:nodes:read",
-            "custom:agentfarm:nodes:manage",
+            "custom:agentfarm:nodes:keep",
             "custom:agentfarm:leases:read",
         ],
         "services": [BENCHMARK],

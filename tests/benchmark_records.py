@@ -175,7 +175,7 @@ def soak_report(
         RunEvent(START, "phase_started", "", "main"),
         RunEvent(START + lost[1], "node_lost", lost[0], "no heartbeat for 10 s"),
         RunEvent(START + lost[2], "node_back", lost[0], "", lost[2] - lost[1]),
-        RunEvent(START + gap[0], "service_gap", "", "the service was started again", gap[1] - gap[0]),
+        RunEvent(START + gap[1], "service_gap", "", "the benchmark service was away", gap[1] - gap[0]),
         RunEvent(START + seconds, "phase_ended", "", "main"),
     ]
     phase = Phase("main", tuple(node.name for node in nodes), 1, None, seconds)

@@ -148,8 +148,12 @@ class Seat:
     async def _start(self, *, fresh: bool) -> None:
         pause = self._times.poll
         while True:
-            if hindrance := self._hindrance():
-                await self._away(hindrance)
+            if absent := self._absent():
+                await self._away(absent)
+                continue
+            if unreachable := self._unreachable():
+                self._observer.seated(self.name, "waiting", unreachable)
+                await asyncio.sleep(self._times.poll)
                 continue
             try:
                 self._observer.seated(self.name, "starting", "")
@@ -189,14 +193,12 @@ class Seat:
         self._settled.set()
         self._observer.seated(self.name, status, why)
 
-    def _hindrance(self) -> str:
-        """Return why no server can be started now; "" when that is worth trying."""
-        if not self._farm.current:
+    def _unreachable(self) -> str:
+        """Return why the node cannot be asked for a server now: it comes back, or is down in a while."""
+        view = self._farm.nodes.get(self.name) if self._farm.current else None
+        if view is None or view["state"] == "ready":
             return ""
-        if absent := self._farm.absent(self.name):
-            return absent
-        view = self._farm.nodes[self.name]
-        return "" if view["state"] == "ready" else f"the node is {view['state']}: {view['detail']}"
+        return f"the node is {view['state']}: {view['detail']}"
 
     async def _lost(self) -> None:
         """Return when the server is lost."""

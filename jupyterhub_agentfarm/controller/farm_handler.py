@@ -16,6 +16,7 @@ from .views import node_view, queue_view
 
 NODES_READ = "custom:agentfarm:nodes:read"
 NODES_MANAGE = "custom:agentfarm:nodes:manage"
+NODES_KEEP = "custom:agentfarm:nodes:keep"
 LEASES_READ = "custom:agentfarm:leases:read"
 LEASES_MANAGE = "custom:agentfarm:leases:manage"
 LIMITS_MANAGE = "custom:agentfarm:limits:manage"

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ..errors import InvalidField
 from ..logs import LogLine
-from .farm_handler import NODES_MANAGE, FarmHandler
+from .farm_handler import NODES_KEEP, FarmHandler
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class GiveBackOrder:
 class KeepHandler(FarmHandler):
     """``nodes/{name}/keep``."""
 
-    scopes: ClassVar[dict[str, str]] = {"POST": NODES_MANAGE}
+    scopes: ClassVar[dict[str, str]] = {"POST": NODES_KEEP}
 
     async def post(self, name: str) -> None:
         """Drain a node for the servers of one owner."""
@@ -50,7 +50,7 @@ class KeepHandler(FarmHandler):
 class GiveBackHandler(FarmHandler):
     """``nodes/{name}/give-back``."""
 
-    scopes: ClassVar[dict[str, str]] = {"POST": NODES_MANAGE}
+    scopes: ClassVar[dict[str, str]] = {"POST": NODES_KEEP}
 
     async def post(self, name: str) -> None:
         """End a drain for the servers of one owner, and no other mark."""

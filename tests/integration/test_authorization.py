@@ -357,8 +357,8 @@ async def test_the_agents_service_makes_no_admins(farm: Farm) -> None:
         assert status in (403, 404), f"{method} {path}: {status} {answer}"
 
 
-async def test_the_benchmark_reads_the_farm_and_changes_nothing(farm: Farm) -> None:
-    """Its token sees nodes and leases at the controller, and may neither mark a node nor make or end a lease."""
+async def test_the_benchmark_reads_the_farm_and_may_only_keep_nodes(farm: Farm) -> None:
+    """Its token sees nodes and leases at the controller and may keep nodes for its runs: no other mark, no lease."""
     token = token_of(farm.hub, "benchmark")
     base = f"{farm.hub.url}/services/agentfarm/api/v1/"
     async with aiohttp.ClientSession() as session:
@@ -366,6 +366,8 @@ async def test_the_benchmark_reads_the_farm_and_changes_nothing(farm: Farm) -> N
             ("GET", "nodes", 200),
             ("GET", f"leases/{farm.lease}", 200),
             ("POST", "nodes/n1/cordon", 403),
+            ("POST", "nodes/n1/drain", 403),
+            ("POST", "nodes/n1/keep", 400),
             ("POST", "leases", 403),
             ("DELETE", f"leases/{farm.lease}", 403),
             ("GET", f"leases/{farm.lease}/log", 403),

@@ -31,7 +31,7 @@ c.BenchmarkApp.suites_dirs = [{suites!r}]
 c.Runner.poll_interval = 0.2
 c.NodeKeeper.drain_deadline = 1
 c.NodeServers.poll_interval = 0.2
-c.Inventory.down_after = 3
+c.Inventory.down_after = 10
 c.WarmServers.keep_warm = 0
 """
 SUITE = """

@@ -26,6 +26,8 @@ class NodeLoad:
     node: str
     role: str
     succeeded: int
+    #: How long the phases are that the node takes part in.
+    phase_seconds: float
     #: Lanes times seconds of the phases that the node takes part in.
     lane_seconds: float
     busy_seconds: float
@@ -52,7 +54,7 @@ class Balance:
 
     role: str
     loads: tuple[NodeLoad, ...]
-    #: Jain's index of the cases that each node completed; None below two nodes.
+    #: Jain's index of the cases that each node completed per time of its phases; None below two nodes.
     completed_index: float | None
     #: Jain's index of the nodes' busy time.
     busy_index: float | None
@@ -75,11 +77,12 @@ def node_loads(evidence: Evidence) -> list[NodeLoad]:
 
 def _load(evidence: Evidence, name: str, worked: Sequence[Interval]) -> NodeLoad:
     node = next(node for node in evidence.nodes if node.name == name)
-    lanes_seconds = lost = 0.0
+    lanes_seconds = seconds = lost = 0.0
     away = evidence.absences(name)
     for time in evidence.phases:
         if name in time.phase.nodes:
             lanes = time.phase.concurrency * max(1, node.gpus)
+            seconds += time.seconds
             lanes_seconds += lanes * time.seconds
             lost += lanes * overlap_seconds(away, time.started_at, time.ended_at)
     busy = sum(_within_phases(evidence.phases, name, time) for time in worked)
@@ -87,7 +90,7 @@ def _load(evidence: Evidence, name: str, worked: Sequence[Interval]) -> NodeLoad
     gpu = level(line.of("gpu_utilization_ratio"), line.seconds)
     succeeded = int(evidence.endings(name)[1].sum())
     idle = gpu.idle_ratio if gpu else None
-    return NodeLoad(name, node.role, succeeded, lanes_seconds, min(busy, lanes_seconds), lost, idle)
+    return NodeLoad(name, node.role, succeeded, seconds, lanes_seconds, min(busy, lanes_seconds), lost, idle)
 
 
 def _within_phases(phases: Sequence[PhaseTime], name: str, time: Interval) -> float:
@@ -105,7 +108,7 @@ def balance(evidence: Evidence, role: str, loads: Sequence[NodeLoad]) -> Balance
     return Balance(
         role=role,
         loads=own,
-        completed_index=jain_index([load.succeeded for load in own]),
+        completed_index=jain_index([load.succeeded / load.phase_seconds for load in own if load.phase_seconds > 0]),
         busy_index=jain_index(busy),
         imbalance_ratio=max(busy) / mean - 1 if len(own) > 1 and mean > 0 else None,
         idle_ratio=sum(load.idle_seconds for load in own) / there if there > 0 else None,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..models import CaseResult
-from .evidence import Evidence
+from .evidence import NOT_TRIED, Evidence
 from .wording import UNKNOWN, label, number_text, seconds_text
 
 
@@ -65,7 +65,7 @@ def _cell(results: Sequence[CaseResult]) -> Cell:
     one = len(figures) == 1 and bool(values)
     return Cell(
         succeeded=len(good),
-        tried=sum(result.outcome != "skipped" for result in results),
+        tried=sum(result.outcome not in NOT_TRIED for result in results),
         outcome=outcome,
         reason=reasons.most_common(1)[0][0] if reasons else "",
         seconds=statistics.median(seconds) if seconds else None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..models import CaseResult, Phase
 from .delivery import adds_up
-from .evidence import Evidence, by_node
+from .evidence import NOT_TRIED, Evidence, by_node
 from .robust import Spread, spread
 
 
@@ -57,7 +57,7 @@ def _contention(evidence: Evidence, case: str) -> Contention:
     alone = by_node(_good(own[phases[0].name]))
     points = []
     for phase in phases:
-        tried = [result for result in own[phase.name] if result.outcome != "skipped"]
+        tried = [result for result in own[phase.name] if result.outcome not in NOT_TRIED]
         good = _good(tried)
         if not tried:
             continue

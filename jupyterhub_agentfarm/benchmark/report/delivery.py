@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..models import CaseResult
-from .evidence import FAULTS, Evidence, by_node
+from .evidence import FAULTS, NOT_TRIED, Evidence, by_node
 from .robust import Spread, jain_index, spread
 
 
@@ -59,7 +59,7 @@ def summarize_case(case: str, results: Sequence[CaseResult]) -> CaseSummary:
     return CaseSummary(
         case=case,
         succeeded=len(good),
-        tried=sum(result.outcome != "skipped" for result in here),
+        tried=sum(result.outcome not in NOT_TRIED for result in here),
         seconds=spread([result.duration_seconds for result in good if result.duration_seconds is not None]),
         slowest_node=slowest,
         slowest_seconds=times.get(slowest),
@@ -143,8 +143,9 @@ def completions(evidence: Evidence) -> list[Completion]:
     for node in evidence.nodes:
         faults = {outcome: outcomes[node.name, outcome] for outcome in FAULTS if outcomes[node.name, outcome]}
         succeeded = outcomes[node.name, "succeeded"]
-        rate = 60 * succeeded / evidence.seconds if evidence.seconds > 0 else None
-        found.append(Completion(node.name, node.role, succeeded + sum(faults.values()), succeeded, faults, rate))
+        tried = len(evidence.endings(node.name)[0])
+        rate = evidence.per_minute(succeeded, [node.name])
+        found.append(Completion(node.name, node.role, tried, succeeded, faults, rate))
     return found
 
 

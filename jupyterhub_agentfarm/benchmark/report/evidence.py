@@ -11,8 +11,10 @@ import numpy as np
 from ..models import BenchmarkRun, CaseResult, EventKind, Phase, RunEvent, RunNode, Sample
 from .timeline import Interval, Timeline, merged, timelines
 
-#: Outcomes that count as not delivered; skipped cases were not asked of the node.
+#: Outcomes that count as not delivered, and what is told besides.
 FAULTS = ("failed", "timed_out", "lost", "cancelled")
+#: Outcomes of cases that nothing was asked of a node for.
+NOT_TRIED = ("skipped", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Evidence:
     @cached_property
     def tried(self) -> list[CaseResult]:
         """The results of cases that were asked of a node."""
-        return [result for result in self.counted if result.outcome != "skipped"]
+        return [result for result in self.counted if result.outcome not in NOT_TRIED]
 
     @cached_property
     def succeeded(self) -> list[CaseResult]:
@@ -82,6 +84,16 @@ class Evidence:
     def seconds(self) -> float:
         """How long the window is."""
         return self.window[1] - self.window[0]
+
+    def measured_seconds(self, names: Sequence[str]) -> float:
+        """Return for how long cases were counted on any of some nodes: the time of the phases they take part in."""
+        wanted = set(names)
+        return sum(time.seconds for time in self.phases if wanted.intersection(time.phase.nodes)) or self.seconds
+
+    def per_minute(self, number: int, names: Sequence[str]) -> float | None:
+        """Return so many successes of some nodes per minute; None where nothing was measured."""
+        seconds = self.measured_seconds(names)
+        return 60 * number / seconds if seconds > 0 and self.results else None
 
     @cached_property
     def timelines(self) -> Mapping[str, Timeline]:

@@ -21,12 +21,15 @@ _TEXTS = {
     "node_lost": "{node} was lost",
     "node_back": "{node} was back",
     "server_restarted": "the server on {node} was started again",
-    "service_gap": "the benchmark service was away",
+    "service_gap": "the benchmark service went on",
     "drained": "{node} was drained for the run",
     "limit_exceeded": "a limit was exceeded",
     "cancelled": "the run was cancelled",
 }
-_DETAIL_IN_TEXT = ("phase_started", "phase_ended")
+#: Kinds whose detail is in their text, or says the same.
+_DETAIL_IN_TEXT = ("phase_started", "phase_ended", "service_gap")
+#: Kinds that end what they tell the length of.
+_ENDS = ("node_back", "service_gap", "phase_ended")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def _seen(evidence: Evidence) -> Iterator[RunEvent]:
         for begin, end in evidence.absences(name):
             yield RunEvent(begin, "node_lost", name, "seen in its samples", end - begin)
     for begin, end in evidence.gaps:
-        yield RunEvent(begin, "service_gap", seconds=end - begin)
+        yield RunEvent(end, "service_gap", seconds=end - begin)
 
 
 def _marked_kinds(events: list[RunEvent]) -> set[str]:
@@ -74,7 +77,7 @@ def _occurrence(evidence: Evidence, number: int, event: RunEvent, kinds: set[str
     if event.detail and event.kind not in _DETAIL_IN_TEXT:
         text += f": {event.detail}"
     if event.seconds is not None:
-        text += f", {'after' if event.kind == 'node_back' else 'for'} {seconds_text(event.seconds)}"
+        text += f", {'after' if event.kind in _ENDS else 'for'} {seconds_text(event.seconds)}"
     at_seconds = event.at - evidence.window[0]
     return Occurrence(number, at_seconds, event.kind, event.node, text, event.seconds, event.kind in kinds)
 

@@ -149,7 +149,7 @@ def usage(evidence: Evidence, name: str, scope: str, names: Sequence[str]) -> Us
         uptime_seconds=shortest_uptime(lines),
         succeeded=succeeded,
         tried=tried,
-        succeeded_per_minute=60 * succeeded / evidence.seconds if evidence.seconds > 0 and evidence.results else None,
+        succeeded_per_minute=evidence.per_minute(succeeded, names),
     )
 
 

@@ -101,8 +101,8 @@ def _tone(evidence: Evidence) -> Tone:
 def _delivered(
     evidence: Evidence, cases: Sequence[CaseSummary], by_role: Mapping[str, Sequence[CaseSummary]]
 ) -> Iterator[str]:
-    if evidence.succeeded and evidence.seconds > 0:
-        rate = 60 * len(evidence.succeeded) / evidence.seconds
+    rate = evidence.per_minute(len(evidence.succeeded), evidence.names)
+    if evidence.succeeded and rate is not None:
         yield (
             f"In {seconds_text(evidence.seconds)} the farm completed {plural(len(evidence.succeeded), 'case')}, "
             f"{number_text(rate)} per minute."

@@ -52,6 +52,7 @@ class World:
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     """Ada's agent with a task, and an agent that is suspended."""
     agents = [make_agent("bot", description="<b>of ada</b>"), make_agent("tired", state="suspended")]
+    agents.append(make_agent("helper", owner="eve"))
     async with hub_double() as hub:
         for name, value in hub.environment.items():
             monkeypatch.setenv(name, value)
@@ -87,6 +88,13 @@ async def test_what_may_not_be_seen_does_not_exist(world: World, path: str) -> N
     missing = await world.get(asked.replace(world.task, "0" * 16).replace("bot", "nobody"), "ada")
     assert missing.status == 404
     assert "there is no" in missing.text
+
+
+async def test_what_is_offered_to_an_agent_is_seen_by_its_owner(world: World) -> None:
+    """A page shows what the API tells: also the task that somebody hands over to an agent of one's own."""
+    assert (await world.get(f"tasks/{world.task}", "eve")).status == 404
+    await world.site.book.hand_over(world.task, "helper", "ada")
+    assert (await world.get(f"tasks/{world.task}", "eve")).status == 200
 
 
 async def test_who_is_not_logged_in_is_sent_to_the_hub(world: World) -> None:

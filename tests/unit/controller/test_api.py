@@ -15,7 +15,13 @@ from hub_double import HubDouble, hub_double
 from node_records import gpu, request, telemetry
 
 from jupyterhub_agentfarm.controller.client import FarmClient
-from jupyterhub_agentfarm.controller.farm_handler import LEASES_MANAGE, LEASES_READ, NODES_MANAGE, NODES_READ
+from jupyterhub_agentfarm.controller.farm_handler import (
+    LEASES_MANAGE,
+    LEASES_READ,
+    NODES_KEEP,
+    NODES_MANAGE,
+    NODES_READ,
+)
 from jupyterhub_agentfarm.errors import (
     AgentFarmError,
     ConflictError,
@@ -81,8 +87,8 @@ NEEDS = [
     ("POST", "nodes/a/uncordon", NODES_MANAGE),
     ("POST", "nodes/a/drain", NODES_MANAGE),
     ("POST", "nodes/a/restart-noded", NODES_MANAGE),
-    ("POST", "nodes/a/keep", NODES_MANAGE),
-    ("POST", "nodes/a/give-back", NODES_MANAGE),
+    ("POST", "nodes/a/keep", NODES_KEEP),
+    ("POST", "nodes/a/give-back", NODES_KEEP),
     ("POST", "leases", LEASES_MANAGE),
     ("POST", "leases/" + "0" * 32 + "/launch", LEASES_MANAGE),
     ("GET", "queue", NODES_READ),
@@ -94,7 +100,7 @@ NEEDS = [
 @pytest.mark.parametrize(("method", "path", "scope"), NEEDS)
 async def test_scopes(farm: Controller, hub: HubDouble, method: str, path: str, scope: str) -> None:
     """Nobody gets 401, a token without the scope 403, one without access to the service 403 as well."""
-    others = {NODES_READ, NODES_MANAGE, LEASES_READ, LEASES_MANAGE} - {scope}
+    others = {NODES_READ, NODES_MANAGE, NODES_KEEP, LEASES_READ, LEASES_MANAGE} - {scope}
     assert (await call(farm, method, path))[0] == 401
     assert (await call(farm, method, path, "wrong"))[0] == 401
     status, error = await call(farm, method, path, hub.token("eve", *others))

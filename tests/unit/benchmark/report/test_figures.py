@@ -179,3 +179,19 @@ def test_results_without_end_or_samples_are_no_fault() -> None:
     assert found.balances[0].loads[0].busy_seconds == 40
     assert found.usages[0].cpu is None
     assert found.usages[0].up_ratio is None
+
+
+def test_rates_are_per_time_of_the_phases() -> None:
+    """A node that takes part in the second of two phases alone completes as much per minute as one in both."""
+    phases = [Phase("one", ("n1",)), Phase("two", ("n1", "n2"))]
+    results = [success("n1", "train", 0, 60, phase="one")]
+    results += [success(name, "train", 100, 60, phase="two") for name in ("n1", "n2")]
+    results += [CaseResult("n2", "train", "cancelled", "the phase ended", phase="two")]
+    definition = {"phases": [phase_json(phase) for phase in phases]}
+    found = Findings(evidence(NODES[:2], results, seconds=160, definition=definition))
+    assert [one.succeeded_per_minute for one in found.completions] == [1, 1]
+    assert [one.tried for one in found.completions] == [2, 1]
+    farm = found.usage("farm", "farm")
+    assert farm is not None
+    assert farm.succeeded_per_minute == pytest.approx(1.5)
+    assert found.balances[0].completed_index == 1

@@ -114,7 +114,7 @@ def test_occurrences_in_words() -> None:
         "phase main began",
         "n2 was lost: no heartbeat",
         "n2 was back, after 57 s",
-        "the benchmark service was away, for 12 s",
+        "the benchmark service went on, after 12 s",
     ]
     assert [one.marked for one in found] == [False, True, True, True]
 
