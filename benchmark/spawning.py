@@ -1,9 +1,18 @@
-"""Start to ready, polling and noticing faults: the farm's spawner beside sshspawner's way, in one run.
+"""Starts, first results, polling and noticing faults: the farm beside sshspawner's way, in one run.
 
-Both ways start JupyterHub's single-user server from the same environment on the same four OpenSSH hosts (network
-namespaces of this machine), behind the same proxy. A start begins with the POST to the Hub and ends with the Hub's
-progress event that says ready. Rounds alternate between the ways. What was repaired in sshspawner so that it starts at
-all stands in `peers/sshspawner_repaired.py`.
+==============  =======================================================================================================
+way             what it is
+==============  =======================================================================================================
+``sshspawner``  the package, repaired so that it starts at all (`peers/sshspawner_repaired.py`)
+``stock``       the farm, cold and without shortcuts: one kept connection, and a start that returns when the server
+                answers, in place of new connections and the Hub's polling
+``cold``        the same with the shortcuts of a server's start (`jupyterhub_agentfarm/server/shortcuts.py`)
+``warm``        as the farm is by default: servers and kernels are forked
+==============  =======================================================================================================
+
+All start a single-user server from the same environment on the same OpenSSH hosts (network namespaces of this machine),
+behind the same kind of proxy. Rounds take turns in another order each time. A start begins with the POST to the Hub;
+see `first_result.py` for what ends it.
 
 Needs root (or root in a user namespace), iproute2 and OpenSSH's sshd; elsewhere it says so and measures nothing.
 """
@@ -12,25 +21,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
+import itertools
 import json
 import math
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
-from provenance import output_path, provenance
+import psutil
+from first_result import Sample, cpu_seconds, idle, kernels, memory, namespace, start
+from provenance import output_path, provenance, spread
 from spawning_setup import (
     PEER_REQUIREMENTS,
     PEERS,
     ROOT,
-    START_SECONDS,
+    WAYS,
     BenchHub,
     PeerHub,
     end_servers,
@@ -51,46 +63,66 @@ from jupyterhub_agentfarm.spawner.spawner import AgentFarmSpawner
 from jupyterhub_agentfarm.spawner.watch import LeaseWatch
 
 OURS, PEER = "agentfarm", "sshspawner"
+#: Each way but the first differs from the one before it in one thing.
+WAYS_IN_ORDER = (PEER, *WAYS)
+SHARES = {"stock": "waiting_start", "cold": "shortcuts", "warm": "zygotes"}
+TIMES = ("ready_seconds", "kernel_seconds", "result_seconds", "second_kernel_seconds", "server_cpu_seconds")
 STOP_SECONDS = 60
-_NODES = 4
+#: What a cold server with two kernels takes, generously.
+MEMORY_BYTES_EACH = 300 * 2**20
+#: How long a node may take until it starts servers warm.
+WARM_SECONDS = 300
 
 
 # ---------------------------------------------------------------- starts
 
 
-async def start(hub: BenchHub, user: str) -> float:
-    """Start a user's server; return the seconds until the Hub calls it ready, infinity when it failed."""
-    began = time.monotonic()
-    status, _ = await hub.api("POST", f"/users/{user}/server", {})
-    if status not in (201, 202):
-        return math.inf
-    progress = f"{hub.url}/hub/api/users/{user}/server/progress"
-    limit = aiohttp.ClientTimeout(total=START_SECONDS)
-    async with hub.http.get(progress, headers=hub.headers(), timeout=limit) as events:
-        async for line in events.content:
-            if line.startswith(b"data:"):
-                event = json.loads(line[5:])
-                if event.get("ready"):
-                    return time.monotonic() - began
-                if event.get("failed"):
-                    return math.inf
-    return math.inf
+@dataclass
+class Starts:
+    """What was measured of starts.
 
-
-async def burst(hub: BenchHub, count: int, round_number: int) -> list[float]:
-    """Start `count` servers at once, each of a user of its own, and have them stopped again; return their times.
-
-    Not every way gets all of them stopped: what is left then is killed on the nodes.
+    Attributes
+    ----------
+    samples
+        Each start of each user.
+    memory
+        By number of nodes, how many at once and way: the memory of the servers alone, and with two kernels each.
     """
-    users = [f"u{round_number}-{count}-{i}" for i in range(count)]
-    for user in users:
-        await hub.api("POST", f"/users/{user}")
-    try:
-        return list(await asyncio.gather(*(start(hub, user) for user in users)))
-    finally:
-        await asyncio.gather(*(hub.api("DELETE", f"/users/{user}/server") for user in users))
-        if await until_noticed(lambda: _none_runs(hub, users), STOP_SECONDS) is None:
-            say(f"not all of {count} servers were stopped within {STOP_SECONDS} s")
+
+    samples: list[Sample] = field(default_factory=list)
+    memory: list[dict[str, Any]] = field(default_factory=list)
+
+    async def burst(self, hub: BenchHub, way: str, nodes: int, count: int, number: int) -> None:
+        """Start `count` servers at once, each of a user of its own and with kernels, and have them stopped again.
+
+        Not every way gets all of them stopped: what is left then is killed on the nodes.
+        """
+        users = [f"{way}-{nodes}-{count}-{number}-{i}" for i in range(count)]
+        samples = [Sample(way, nodes, count, number) for _ in users]
+        for user in users:
+            await hub.api("POST", f"/users/{user}")
+        try:
+            for sample, seconds in zip(samples, await asyncio.gather(*(start(hub, u) for u in users)), strict=True):
+                sample.ready_seconds = seconds
+            used = await asyncio.to_thread(cpu_seconds, users)
+            for user, sample in zip(users, samples, strict=True):
+                sample.server_cpu_seconds = round(used.get(user, math.nan), 3)
+            alone = await asyncio.to_thread(memory, users)
+            await asyncio.gather(*(kernels(hub, user, sample) for user, sample in zip(users, samples, strict=True)))
+            told = {"servers": alone, "with_two_kernels_each": await asyncio.to_thread(memory, users)}
+            told["started"] = await _started(hub) if way in WAYS else {}
+            say(f"started so far: {told['started']}")
+            self.memory.append({"way": way, "nodes": nodes, "at_once": count, "round": number} | told)
+        finally:
+            await _stopped(hub, users)
+        self.samples += samples
+        say(f"{way}: {count} at once on {nodes} nodes, round {number}: {_shown(samples)}")
+
+
+async def _stopped(hub: BenchHub, users: list[str]) -> None:
+    await asyncio.gather(*(hub.api("DELETE", f"/users/{user}/server") for user in users))
+    if await until_noticed(lambda: _none_runs(hub, users), STOP_SECONDS) is None:
+        say(f"not all of {len(users)} servers were stopped within {STOP_SECONDS} s")
 
 
 async def _none_runs(hub: BenchHub, users: list[str]) -> bool:
@@ -98,15 +130,38 @@ async def _none_runs(hub: BenchHub, users: list[str]) -> bool:
     return all(model is None for model in models)
 
 
-def starts_summary(seconds: list[float]) -> dict[str, Any]:
-    """Return percentiles of the starts that succeeded, and how many did not."""
-    good = sorted(value for value in seconds if value < math.inf)
-    summary: dict[str, Any] = {"starts": len(seconds), "failed": len(seconds) - len(good)}
-    if good:
-        p95 = good[max(0, math.ceil(0.95 * len(good)) - 1)]
-        named = {"p50": statistics.median(good), "p95": p95, "min": good[0], "max": good[-1]}
-        summary |= {f"{name}_seconds": round(value, 3) for name, value in named.items()}
-    return summary
+def _shown(samples: Sequence[Sample]) -> str:
+    told = times(samples)
+    medians = ", ".join(f"{name} {told[name]['median']}" for name in TIMES if told[name])
+    return f"{told['failed']} of {told['starts']} failed; medians: {medians}"
+
+
+def times(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the spread of each time of some starts, and how many failed."""
+    told: dict[str, Any] = {"starts": len(samples), "failed": sum(sample.failed for sample in samples)}
+    for name in TIMES:
+        good = [value for sample in samples if math.isfinite(value := getattr(sample, name))]
+        told[name] = spread(good) if good else None
+    return told
+
+
+def compared(told: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return, for the medians of each time, sshspawner's over the farm's, and what each step took away.
+
+    Parameters
+    ----------
+    told
+        The times by way.
+    """
+    found: dict[str, Any] = {}
+    for name in TIMES:
+        medians = {way: told[way][name]["median"] for way in WAYS_IN_ORDER if told.get(way, {}).get(name)}
+        if len(medians) == len(WAYS_IN_ORDER):
+            steps = itertools.pairwise(WAYS_IN_ORDER)
+            found[name] = {"sshspawner_over_warm": round(medians[PEER] / medians["warm"], 2)} | {
+                SHARES[way]: round(medians[before] / medians[way], 2) for before, way in steps
+            }
+    return found
 
 
 # ---------------------------------------------------------------- polls
@@ -193,72 +248,148 @@ def _node_of(farm: netns.NetnsFarm) -> netns.NetnsNode:
 # ---------------------------------------------------------------- the run
 
 
-async def measure(options: argparse.Namespace, python: str) -> dict[str, Any]:
-    """Boot the nodes and both Hubs, alternate between them."""
-    async with nodes(_NODES) as farm:
+@contextlib.asynccontextmanager
+async def farms(count: int, python: str) -> AsyncIterator[tuple[netns.NetnsFarm, Path, dict[str, BenchHub]]]:
+    """Boot nodes and both Hubs; give them with the key that sshspawner logs in with."""
+    async with nodes(count) as farm:
         key = sign_key(farm)
         PeerHub.python = python
-        starts: dict[str, dict[int, list[float]]] = {OURS: {}, PEER: {}}
         async with (
             running_hub(BenchHub, farm, our_config()) as ours,
             running_hub(PeerHub, farm, peer_config(farm, key)) as peer,
         ):
-            hubs = {OURS: ours, PEER: peer}
-            await eventually(lambda: _all_ready(ours), "the farm's nodes are ready", 60, 1)
-            for way, hub in hubs.items():
-                say(f"{way}: first start, not counted: {(await burst(hub, 1, 0))[0]:.2f} s")
-            for count, rounds in options.bursts:
-                for number in range(1, rounds + 1):
-                    for way in (OURS, PEER) if number % 2 else (PEER, OURS):
-                        seconds = await burst(hubs[way], count, number)
-                        starts[way].setdefault(count, []).extend(seconds)
-                        say(f"{way}: {count} at once, round {number}: {starts_summary(seconds)}")
-                        await asyncio.to_thread(end_servers, farm.nodes)
-            faults = {}
-            for way, hub in hubs.items():
-                faults[way] = await notice_faults(hub, farm, options.fault_seconds)
-                say(f"{way}: noticed after seconds: {faults[way]}")
-        polls = {OURS: await our_polls(options.polls), PEER: peer_polls(python, farm, key, options.polls)}
-        say(f"polls of {options.polls} servers: {polls}")
-    return {
-        "start_to_ready": {way: {n: starts_summary(s) for n, s in by.items()} for way, by in starts.items()},
-        "polls": {"servers": options.polls, **polls},
-        "noticed_after_seconds": {"limit_seconds": options.fault_seconds, **faults},
-    }
+            await eventually(lambda: _all_ready(ours, count), "the farm's nodes are ready", 60, 1)
+            yield farm, key, {PEER: peer} | dict.fromkeys(WAYS, ours)
 
 
-async def _all_ready(hub: BenchHub) -> bool:
+async def measure_starts(options: argparse.Namespace, python: str, count: int, starts: Starts) -> dict[str, Any]:
+    """Alternate between the ways on `count` nodes; return what else is measured there."""
+    told: dict[str, Any] = {}
+    async with farms(count, python) as (farm, key, hubs):
+        for way in options.ways:
+            await Starts().burst(hubs[way], way, count, count, 0)  # not counted: files are not in memory yet
+        await _warm_up(hubs["warm"], count)
+        await eventually(lambda: _all_warm(hubs["warm"]), "the nodes start servers warm", WARM_SECONDS, 1)
+        inside = {namespace(node.init) for node in farm.nodes}
+        told["zygotes_of_servers"] = await idle(options.idle_seconds, inside)
+        for at_once, rounds in options.bursts:
+            if not _fits(at_once):
+                say(f"{at_once} at once are left out: there is too little memory")
+                continue
+            for number in range(1, rounds + 1):
+                for way in _turn(options.ways, number):
+                    await starts.burst(hubs[way], way, count, at_once, number)
+                    await asyncio.to_thread(end_servers, farm.nodes)
+        if count == max(options.nodes) and options.faults:
+            told["noticed_after_seconds"] = {
+                name: await notice_faults(hubs[name], farm, options.fault_seconds) for name in ("warm", PEER)
+            }
+            told["polls"] = {OURS: await our_polls(options.polls), PEER: peer_polls(python, farm, key, options.polls)}
+    return told
+
+
+def _turn(ways: Sequence[str], number: int) -> list[str]:
+    """Return the ways in the order of a round."""
+    shift = number % len(ways)
+    return [*ways[shift:], *ways[:shift]]
+
+
+def _fits(servers: int) -> bool:
+    return servers * MEMORY_BYTES_EACH < psutil.virtual_memory().available
+
+
+async def _all_ready(hub: BenchHub, count: int) -> bool:
     found = await hub.farm.nodes()
     say("; ".join(f"{node['name']}: {node['status']} {node['detail']}" for node in found))
-    return [node["status"] for node in found] == ["ready"] * _NODES
+    return [node["status"] for node in found] == ["ready"] * count
+
+
+async def _all_warm(hub: BenchHub) -> bool:
+    """Return whether every node starts servers warm."""
+    found = {node["name"]: (node["telemetry"] or {}).get("warm_starts") for node in await hub.farm.nodes()}
+    return all(told and told["state"] == "warm" for told in found.values())
+
+
+async def _warm_up(hub: BenchHub, nodes_count: int) -> None:
+    """Have servers started on all nodes, so that each begins to keep their environment warm."""
+    users = [f"warm-up-{number}" for number in range(2 * nodes_count)]
+    for user in users:
+        await hub.api("POST", f"/users/{user}")
+    await asyncio.gather(*(start(hub, user) for user in users))
+    await _stopped(hub, users)
+
+
+async def _started(hub: BenchHub) -> dict[str, Any]:
+    """Return how many servers the nodes have started warm and cold so far."""
+    found = {node["name"]: (node["telemetry"] or {}).get("warm_starts") or {} for node in await hub.farm.nodes()}
+    return {name: {key: told.get(key) for key in ("warm", "cold")} for name, told in found.items()}
+
+
+def summary(starts: Starts) -> list[dict[str, Any]]:
+    """Return times, comparison and memory for each number of nodes and of servers at once."""
+    told = []
+    for count, at_once in sorted({(sample.nodes, sample.at_once) for sample in starts.samples}):
+        ways = {}
+        for way in WAYS_IN_ORDER:
+            ways[way] = times([s for s in starts.samples if (s.way, s.nodes, s.at_once) == (way, count, at_once)])
+        told.append({"nodes": count, "at_once": at_once, "ways": ways, "compared": compared(ways)})
+    return told
 
 
 def say(line: str) -> None:
     """Show progress."""
     sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+async def measure(options: argparse.Namespace, python: str) -> dict[str, Any]:
+    """Measure on each number of nodes."""
+    starts, more = Starts(), {}
+    for count in options.nodes:
+        more[f"{count} nodes"] = await measure_starts(options, python, count, starts)
+    samples = [{name: _finite(value) for name, value in asdict(sample).items()} for sample in starts.samples]
+    return {"summary": summary(starts), **more, "memory": starts.memory, "samples": samples}
+
+
+def _finite(value: Any) -> Any:
+    return (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
+
+
+def arguments() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description="Measure starts, polls and faults beside sshspawner.")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 4], help="how many nodes, one after the other")
+    parser.add_argument("--bursts", default="1x7,10x3,60x1", help="how many at once, and how often each")
+    parser.add_argument(
+        "--ways", nargs="+", default=list(WAYS_IN_ORDER), choices=WAYS_IN_ORDER, help="what is measured"
+    )
+    parser.add_argument("--idle-seconds", type=float, default=30, help="how long idle zygotes are looked at")
+    parser.add_argument("--polls", type=int, default=100, help="servers to poll")
+    parser.add_argument("--fault-seconds", type=float, default=90, help="how long a fault may stay unnoticed")
+    parser.add_argument("--no-faults", dest="faults", action="store_false", help="starts only")
+    parser.add_argument("--quick", action="store_true", help="a short round, to try the script")
+    parser.add_argument("--output", type=Path, help="the file to write")
+    options = parser.parse_args()
+    if options.quick:
+        options.nodes, options.bursts, options.idle_seconds, options.faults = [1], "1x1,4x1", 5, False
+    options.bursts = [tuple(map(int, each.split("x"))) for each in options.bursts.split(",")]
+    return options
 
 
 def main() -> int:
     """Run the benchmark and write the result."""
-    parser = argparse.ArgumentParser(description="Measure starts, polls and faults beside sshspawner.")
-    parser.add_argument("--bursts", default="1x7,10x3,60x1", help="how many at once, and how often each")
-    parser.add_argument("--polls", type=int, default=100, help="servers to poll")
-    parser.add_argument("--fault-seconds", type=float, default=90, help="how long a fault may stay unnoticed")
-    parser.add_argument("--quick", action="store_true", help="a short round, to try the script")
-    parser.add_argument("--output", type=Path, help="the file to write")
-    options = parser.parse_args()
-    wanted = "1x1,4x1" if options.quick else options.bursts
-    options.bursts = [tuple(map(int, each.split("x"))) for each in wanted.split(",")]
+    options = arguments()
     if reason := netns.why_not():
         say(f"not measured: {reason}")
         return 0
     python = install_peer(ROOT / ".cache" / "bench-sshspawner")
-    facts = provenance(options, ("jupyterhub", "jupyter_server", "asyncssh", "tornado"))
+    facts = provenance(options, ("jupyterhub", "jupyter_server", "jupyterlab", "ipykernel", "asyncssh", "numpy"))
     facts["peer"] = {"requirements": PEER_REQUIREMENTS, "repairs": "benchmark/peers/sshspawner_repaired.py"}
     result = {"provenance": facts, **asyncio.run(measure(options, python))}
     output = options.output or output_path("spawning")
     output.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(json.dumps(result, indent=1) + f"\nwritten: {output}\n")
+    shown = {key: value for key, value in result.items() if key not in ("samples", "memory")}
+    sys.stdout.write(json.dumps(shown, indent=1) + f"\nwritten: {output}\n")
     return 0
 
 

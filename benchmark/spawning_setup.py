@@ -42,10 +42,29 @@ c.JupyterHub.log_level = "WARN"
 c.Spawner.start_timeout = c.Spawner.http_timeout = {START_SECONDS}
 c.AgentFarmSpawner.boot_timeout = {START_SECONDS}
 """
+#: Starts each user's server in the way that the user's name begins with.
+WAY_HOOK = """
+def _way(spawner):
+    ways = {ways!r}
+    way = ways.get(spawner.user.name.partition("-")[0], ways["warm"])
+    spawner.environment = {{**spawner.environment, **way["environment"]}}
+    spawner.args = [*spawner.args, *way["args"]]
+
+c.Spawner.pre_spawn_hook = _way
+"""
 _OURS = """
 path = {config!r}
 exec(compile(open(path).read(), path, "exec"))
 """
+#: A variable that only counts when a program is executed, so that a server with it is never forked.
+_COLD = {"LD_AGENTFARM_BENCHMARK": "cold"}
+_COLD_KERNELS = ["--WarmKernels.enabled=False"]
+#: The farm's ways: what is added to one after the other is what the shares are told of.
+WAYS = {
+    "stock": {"environment": _COLD | {"AGENTFARM_SHORTCUTS": "none"}, "args": _COLD_KERNELS},
+    "cold": {"environment": _COLD, "args": _COLD_KERNELS},
+    "warm": {"environment": {}, "args": []},
+}
 _THEIRS = """
 import json, os, sys
 sys.path.insert(0, {peers!r})
@@ -141,7 +160,7 @@ async def nodes(count: int) -> AsyncIterator[NetnsFarm]:
 
 def our_config() -> str:
     """Return the configuration of the farm's Hub."""
-    return _COMMON + _OURS.format(config=str(share_path("jupyterhub_config.py")))
+    return _COMMON + _OURS.format(config=str(share_path("jupyterhub_config.py"))) + WAY_HOOK.format(ways=WAYS)
 
 
 def peer_config(farm: NetnsFarm, key: Path) -> str:

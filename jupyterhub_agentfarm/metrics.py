@@ -38,6 +38,10 @@ TASK_OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled", "lost")
 CASE_OUTCOMES = (*TASK_OUTCOMES, "skipped")
 #: Why servers end: the words of `models.LeaseEnd` for leases that had one.
 EXIT_CAUSES = ("exited", "signal", "oom", "stopped", "drained", "node_down", "node_restarted", "unknown")
+#: Why servers are started cold: the words of `models.ColdReason`.
+COLD_REASONS = (
+    "off", "program", "sandbox", "limiter", "variables", "user_site", "no_zygote", "renewing", "unfit", "failed",
+)  # fmt: skip
 #: "limited": it had been started again too often; "failed": the Hub refused the new start.
 RESTART_OUTCOMES = ("started", "failed", "limited")
 RUN_OUTCOMES = ("completed", "failed", "cancelled", "interrupted")
@@ -172,7 +176,14 @@ _DEFINED = (
     _hub("farm_gpu_utilization_ratio", "Mean over the GPUs of all live nodes.", unit="ratio"),
     _hub("farm_gpu_memory_used_bytes", "Memory in use, over the GPUs of all live nodes.", unit="bytes"),
     _hub("farm_gpu_memory_total_bytes", "Memory of the GPUs of all live nodes.", unit="bytes"),
-    # ---- servers that end ----
+    # ---- servers that start, and end ----
+    _counter(
+        "server_starts_total",
+        "Servers that the node's noded started since it began: warm, or cold for a reason.",
+        ("node", "way", "reason"),
+        "node",
+    ),
+    _node("node_warm", "Whether the node starts servers warm, by forking a process that has imported what they need."),
     _counter("server_exits_total", "Servers of the node that ended, by cause.", ("node", "cause"), "node"),
     _counter("server_restarts_total", "Servers whose node failed, by what their restart came to.", ("outcome",), "hub"),
     # ---- the benchmark ----

@@ -35,6 +35,22 @@ ServerState = Literal["starting", "running", "exited"]
 Restart = Literal["never", "on-node-failure"]
 GpuHealth = Literal["ok", "absent", "hanging", "failed"]
 ExitCause = Literal["exited", "signal", "oom", "stopped", "unknown"]
+#: Why a server was not started warm: an admin chose so; it starts another program than the farm's server; a sandbox, or
+#: a way to limit, that a process cannot be put into later; a variable that only an executed program heeds, or that was
+#: read by what is imported before the fork; packages of the account's own; no zygote yet; its environment changed; the
+#: environment cannot be kept warm; a warm start was tried and failed.
+ColdReason = Literal[
+    "off",
+    "program",
+    "sandbox",
+    "limiter",
+    "variables",
+    "user_site",
+    "no_zygote",
+    "renewing",
+    "unfit",
+    "failed",
+]
 #: Why a lease ended. "withdrawn", "quota" and "not_started" had no server; "stopped" was asked for.
 LeaseEnd = Literal[
     "stopped",
@@ -213,6 +229,20 @@ class Filesystem:
 
 
 @dataclass(frozen=True)
+class WarmStarts:
+    """Whether servers of a node start warm: forked from a process that has imported what they need."""
+
+    #: "off", "cold" (nothing is warm yet, or can be), "warming", or "warm".
+    state: Literal["off", "cold", "warming", "warm"] = "off"
+    #: Why it is not "warm", a sentence; "" where it is.
+    why: str = ""
+    #: Servers that were started warm since noded began.
+    warm: int = 0
+    #: Servers that were started cold since then, by reason.
+    cold: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Telemetry:
     """One report of a node."""
 
@@ -233,6 +263,8 @@ class Telemetry:
     gpu_health: GpuHealth = "absent"
     #: Why `gpu_health` is "hanging" or "failed".
     gpu_error: str | None = None
+    #: None: a noded that does not tell.
+    warm_starts: WarmStarts | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Server:
     def start(self, **environment: str) -> None:
         """Start the process."""
         self.root.mkdir(parents=True, exist_ok=True)
-        extensions = {"ServerApp": {"jpserver_extensions": dict.fromkeys(_QUIET, False)}}
+        quiet = {"jpserver_extensions": dict.fromkeys(_QUIET, False)}
+        extensions = {"ServerApp": quiet | self.config.get("ServerApp", {})}
         (self.folder / "jupyter_server_config.json").write_text(json.dumps(self.config | extensions))
         folders = {f"JUPYTER_{kind}_DIR": str(self.folder) for kind in ("CONFIG", "DATA")}
         folders["JUPYTER_RUNTIME_DIR"] = str(self.folder / "runtime")

@@ -98,8 +98,10 @@ async def connect(socket: Path, *, hello: bool = True, subscribe: bool = True) -
 class NodedProcess:
     """A noded that a test started; it can be killed and started again with the same state directory."""
 
-    def __init__(self, state_dir: Path, arguments: list[str], env: Mapping[str, str]) -> None:
-        self.state_dir, self._arguments = state_dir, arguments
+    def __init__(
+        self, state_dir: Path, arguments: list[str], env: Mapping[str, str], prefix: tuple[str, ...] = ()
+    ) -> None:
+        self.state_dir, self._arguments, self._prefix = state_dir, arguments, prefix
         self._env = {**os.environ, **env}
         self.process: asyncio.subprocess.Process | None = None
         self.client: Client | None = None
@@ -123,7 +125,7 @@ class NodedProcess:
 
     async def start(self) -> None:
         """Start it and connect."""
-        command = [sys.executable, "-m", "jupyterhub_agentfarm.noded", f"--state-dir={self.state_dir}"]
+        command = [*self._prefix, sys.executable, "-m", "jupyterhub_agentfarm.noded", f"--state-dir={self.state_dir}"]
         with (self.state_dir / "test.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *command, *self._arguments, env=self._env, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL
@@ -154,7 +156,9 @@ class NodedProcess:
             self.leases.add(params["lease"])
         return await self.client.call(method, params, timeout)
 
-    async def launch(self, lease: str, program: str = SERVER_PROGRAM, **changes: Any) -> dict[str, Any]:
+    async def launch(
+        self, lease: str, program: str = SERVER_PROGRAM, timeout: float = 20, **changes: Any
+    ) -> dict[str, Any]:
         """Launch a Python program as a server and return its status."""
         spec = {
             "lease": lease,
@@ -165,7 +169,7 @@ class NodedProcess:
             "address": "127.0.0.1",
             "base_url": "/user/ada/",
         }
-        result: dict[str, Any] = await self.call("launch", spec | changes)
+        result: dict[str, Any] = await self.call("launch", spec | changes, timeout)
         return result
 
     async def close(self) -> None:
@@ -186,11 +190,12 @@ async def running_noded(
     env: Mapping[str, str] | None = None,
     arguments: list[str] | None = None,
     telemetry_interval: float = 0.1,
+    prefix: tuple[str, ...] = (),
 ) -> AsyncIterator[NodedProcess]:
     """Run a noded with a state directory of its own; at the end it and all its servers are gone."""
     state_dir = Path(tempfile.mkdtemp(prefix="af"))
     options = [f"--simulated-gpus={simulated_gpus}", f"--telemetry-interval={telemetry_interval}", *(arguments or [])]
-    noded = NodedProcess(state_dir, options, env or {})
+    noded = NodedProcess(state_dir, options, env or {}, prefix)
     try:
         await noded.start()
         yield noded

@@ -10,6 +10,7 @@ from ..protocol import PROTOCOL_VERSION
 from ..terminal.quantities import age, duration, size
 from .findings import Finding, fail, ok, warn
 from .isolation_checks import check_isolation
+from .warm_checks import check_warm_starts
 
 MAX_CLOCK_SKEW_SECONDS = 2.0
 MIN_DISK_BYTES = 2**30
@@ -105,6 +106,7 @@ def _telemetry(node: Mapping[str, Any]) -> Iterator[Finding]:
         return
     yield _disk(node, telemetry)
     yield _gpus(node, telemetry)
+    yield from check_warm_starts(node)
 
 
 def _disk(node: Mapping[str, Any], telemetry: Mapping[str, Any]) -> Finding:

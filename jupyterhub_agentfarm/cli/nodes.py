@@ -11,6 +11,7 @@ from ..terminal.parsing import Parsed
 from ..terminal.quantities import UNKNOWN, age, duration, number, share, size
 from .command import Command
 from .isolation_checks import isolation_line
+from .warm_checks import warm_line
 
 _CLI = "jupyterhub_agentfarm.cli"
 _COLUMNS = ("NAME", "STATUS", "ROLE", "ADDRESS", "CPU", "LOAD", "MEMORY FREE", "GPUS LEASED", "SINCE", "DETAIL")
@@ -115,6 +116,7 @@ def node_fields(node: Mapping[str, Any], now: float) -> dict[str, object]:
         "python": facts.get("python", UNKNOWN),
         "system": " ".join(str(facts.get(key, UNKNOWN)) for key in ("os", "arch")),
         "isolation": isolation_line(node),
+        "starts": warm_line(node),
         "uptime": duration(telemetry["uptime_seconds"]) if telemetry else UNKNOWN,
         "clock": UNKNOWN if skew is None else f"{-skew:+.2f}s against the controller",
         "cpus": telemetry.get("cpus", UNKNOWN),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ..metrics import METRICS, head_lines, sample_line
+from ..metrics import COLD_REASONS, METRICS, head_lines, sample_line
+from ..models import Node
 from ..services.handlers import ServiceHandler
 
 _REFUSED = "agentfarm_node_refused_total"
+_STARTS, _WARM = "agentfarm_server_starts_total", "agentfarm_node_warm"
 
 
 def refusals_text(nodes: Iterable[str], refused: Callable[[str], Mapping[str, int]]) -> str:
@@ -28,6 +30,25 @@ def refusals_text(nodes: Iterable[str], refused: Callable[[str], Mapping[str, in
     return head_lines(METRICS[_REFUSED]) + "".join(f"{line}\n" for line in lines)
 
 
+def starts_text(nodes: Iterable[Node]) -> str:
+    """Return how each node started servers, and whether it starts them warm, in Prometheus' text format.
+
+    Parameters
+    ----------
+    nodes
+        The nodes; those whose noded does not tell are left out.
+    """
+    told = [(node.name, node.telemetry.warm_starts) for node in nodes if node.telemetry and node.telemetry.warm_starts]
+    lines: dict[str, list[str]] = {_STARTS: [], _WARM: []}
+    for name, starts in told:
+        lines[_WARM].append(sample_line(_WARM, {"node": name}, starts.state == "warm"))
+        lines[_STARTS].append(sample_line(_STARTS, {"node": name, "way": "warm", "reason": ""}, starts.warm))
+        for reason in COLD_REASONS:
+            labels = {"node": name, "way": "cold", "reason": reason}
+            lines[_STARTS].append(sample_line(_STARTS, labels, starts.cold.get(reason, 0)))
+    return "".join(head_lines(METRICS[key]) + "".join(f"{line}\n" for line in found) for key, found in lines.items())
+
+
 class MetricsHandler(ServiceHandler):
     """``metrics``, in Prometheus' text format 0.0.4."""
 
@@ -37,6 +58,7 @@ class MetricsHandler(ServiceHandler):
         """Answer the counters."""
         farm = self.service.farm
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        names = [node.name for node in farm.inventory.all_nodes()]
-        requests = self.service.request_durations.text()
-        await self.finish(farm.exits.text(names) + refusals_text(names, farm.inventory.refused) + requests)
+        nodes = farm.inventory.all_nodes()
+        names = [node.name for node in nodes]
+        ended = farm.exits.text(names) + refusals_text(names, farm.inventory.refused)
+        await self.finish(ended + starts_text(nodes) + self.service.request_durations.text())

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jupyterhub_agentfarm.errors import ConflictError
@@ -29,6 +29,8 @@ from .orphans import Orphans, noded_mark
 from .simulated import SimulatedGpus
 from .store import Store
 from .telemetry import Sampler
+from .warm.orphaned import reap_for_ever
+from .warm.zygotes import WarmOptions, Zygotes
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Settings:
     cgroups: bool = True
     orphan_grace: float = 60
     sandbox_binds: tuple[str, ...] = ()
+    warm: WarmOptions = field(default_factory=WarmOptions)
 
 
 def lock_state_dir(state_dir: Path) -> int:
@@ -82,7 +85,10 @@ class Noded:
         self._settings = settings
         self._connections: set[Connection] = set()
         simulated = SimulatedGpus(settings.simulated_gpus, str(settings.state_dir))
-        self._sampler = Sampler(GpuCollector(settings.nvml_timeout), simulated, settings.mountpoints)
+        self._zygotes = Zygotes(settings.warm, settings.state_dir / "warm")
+        self._sampler = Sampler(
+            GpuCollector(settings.nvml_timeout), simulated, settings.mountpoints, self._zygotes.report
+        )
         self._servers_dir = settings.state_dir / "servers"
         self._isolator = isolator_for(
             Cgroups(settings.cgroups),
@@ -94,6 +100,7 @@ class Noded:
             Store(self._servers_dir),
             self._isolator,
             ServerDirectories(root_for(settings.state_dir)),
+            self._zygotes,
             self._sampler,
             self._server_exited,
         )
@@ -122,7 +129,8 @@ class Noded:
         living = [server.status.lease for server in self._launcher.servers() if not server.exited.is_set()]
         await asyncio.to_thread(self._isolator.sweep, noded_mark(self._settings.state_dir), living)
         sampling = self._sampler.run(self._settings.telemetry_interval, self._launcher.servers, self._telemetry)
-        work = (sampling, cap_logs_for_ever(self._servers_dir), self._orphans.run())
+        work = [sampling, cap_logs_for_ever(self._servers_dir), self._orphans.run()]
+        work += [self._zygotes.run(), reap_for_ever()] if self._settings.warm.enabled else []
         tasks = [asyncio.create_task(each) for each in work]
         for task in tasks:
             task.add_done_callback(lambda _: ended.set())
@@ -154,6 +162,7 @@ class Noded:
             if isinstance(fault, Exception):
                 log.error("A task of noded failed, and noded ends", exc_info=fault)
         await self._launcher.close()
+        await self._zygotes.close()
         for connection in list(self._connections):
             connection.end()
 

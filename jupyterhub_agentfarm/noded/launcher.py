@@ -29,6 +29,7 @@ from .server import Server
 from .starting import Starter
 from .store import Store
 from .sweeping import SETTLE_SECONDS, settle
+from .warm.zygotes import Zygotes
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class Launcher:
         Keeps them apart and within limits.
     directories
         Makes the servers' private directories.
+    zygotes
+        Fork servers, where they can.
     devices
         Knows the GPUs.
     on_exit
@@ -69,12 +72,13 @@ class Launcher:
         store: Store,
         isolator: Isolator,
         directories: ServerDirectories,
+        zygotes: Zygotes,
         devices: Devices,
         on_exit: Callable[[ServerStatus], None],
     ) -> None:
         self._store, self._directories, self._devices, self._publish = store, directories, devices, on_exit
         self._isolator = isolator
-        self._starter = Starter(store, isolator, directories, procfs.boot_id(), self._ended)
+        self._starter = Starter(store, isolator, directories, zygotes, procfs.boot_id(), self._ended)
         self._claims = Claims()
         self._lines = ServerLines()
         self._servers: dict[str, Server] = {}

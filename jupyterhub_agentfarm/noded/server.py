@@ -12,9 +12,9 @@ import dataclasses
 import math
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from jupyterhub_agentfarm.models import ServerExit, ServerState
 
@@ -30,6 +30,15 @@ _OOM_SECONDS = 30.0
 _SIGNALLED = 128
 
 
+class Child(Protocol):
+    """A process that noded reaps: one that it executed, or one that was forked for it."""
+
+    pid: int
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit status, or the negative number of the signal that ended it."""
+
+
 class Server:
     """A server's process and what is known about it.
 
@@ -41,7 +50,7 @@ class Server:
         The process, when this noded started it; None for an adopted one.
     """
 
-    def __init__(self, record: Record, child: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, record: Record, child: Child | None = None) -> None:
         self.status = record.status
         self.cgroups, self.uid, self.sandbox = record.cgroups, record.uid, record.sandbox
         self.exited = asyncio.Event()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from jupyterhub_agentfarm.faults import undone
+from jupyterhub_agentfarm.logs import LogLine
 from jupyterhub_agentfarm.models import LaunchSpec, ServerExit, ServerState, ServerStatus
 from jupyterhub_agentfarm.protocol import LAUNCH_SECONDS
 
@@ -28,9 +30,13 @@ from .isolation.systemd import scope_name
 from .listening import failed, free_port, listen, service_url
 from .orphans import NODED_VARIABLE
 from .process import server_environment
-from .server import Server
+from .server import Child, Server
 from .store import Record, Store
-from .sweeping import SETTLE_SECONDS
+from .sweeping import SETTLE_SECONDS, settle
+from .warm.forking import Rising
+from .warm.zygotes import Zygotes
+
+log = logging.getLogger(__name__)
 
 _PORT_TRIES = 3
 #: How long a server that binds its port itself may take to do so, all tries together, in seconds. Before it another
@@ -51,6 +57,8 @@ class Starter:
         Keeps them apart and within limits.
     directories
         Makes the servers' private directories.
+    zygotes
+        Fork them, where they can.
     boot_id
         This boot of the node.
     on_exit
@@ -62,10 +70,11 @@ class Starter:
         store: Store,
         isolator: Isolator,
         directories: ServerDirectories,
+        zygotes: Zygotes,
         boot_id: str,
         on_exit: Callable[[Server], None],
     ) -> None:
-        self._store, self._isolator, self._directories = store, isolator, directories
+        self._store, self._isolator, self._directories, self._zygotes = store, isolator, directories, zygotes
         self.boot_id, self._on_exit = boot_id, on_exit
 
     async def start(
@@ -93,8 +102,27 @@ class Starter:
         sock = await asyncio.to_thread(listen, spec.address, spec.port_range)
         # Once the server has it, noded's copy is closed: the port must not outlive the server.
         with sock:
+            async with self._zygotes.turn(spec):
+                permit()
+                server, rising = await self._spawn(spec, sock.getsockname()[1], sock, began)
+                if rising is None or await self._rose(server, rising):
+                    return server
             permit()
-            return await self._spawn(spec, sock.getsockname()[1], sock, began)
+            server, _ = await self._spawn(spec, sock.getsockname()[1], sock, began, warm=False)
+            return server
+
+    async def _rose(self, server: Server, rising: Rising) -> bool:
+        """Return whether a forked server came to answer, or was stopped; if not, nothing is left of it."""
+        outcome = await rising.outcome(self._zygotes.options.start_seconds)
+        if outcome is None or server.stop_requested:
+            return True
+        log.warning(LogLine("tried cold", lease=server.status.lease, outcome=outcome, said=rising.said[-200:]))
+        self._zygotes.gave_up(outcome)
+        if not server.exited.is_set():
+            await _end(rising.forked, [server])
+        if not (await settle(server, _no_gpus)).gone:
+            raise failed("the server's first process does not end")
+        return False
 
     async def _start_on_port(
         self, spec: LaunchSpec, began: Callable[[Server], None], permit: Callable[[], None]
@@ -103,7 +131,7 @@ class Starter:
         for _ in range(_PORT_TRIES):
             port = await asyncio.to_thread(free_port, spec.address, spec.port_range)
             permit()
-            server = await self._spawn(spec, port, None, began)
+            server, _ = await self._spawn(spec, port, None, began)
             if await self._listens(server, port, deadline):
                 server.change(state="running")
                 self._store.save(server.record)
@@ -115,8 +143,14 @@ class Starter:
         raise failed(f"the server found its port taken {_PORT_TRIES} times", tail)
 
     async def _spawn(
-        self, spec: LaunchSpec, port: int, sock: socket.socket | None, began: Callable[[Server], None]
-    ) -> Server:
+        self,
+        spec: LaunchSpec,
+        port: int,
+        sock: socket.socket | None,
+        began: Callable[[Server], None],
+        *,
+        warm: bool = True,
+    ) -> tuple[Server, Rising | None]:
         status = ServerStatus(
             lease=spec.lease,
             epoch=spec.epoch,
@@ -133,7 +167,7 @@ class Starter:
         self._store.save(Record(status))
         socket_fd = None if sock is None else sock.fileno()
         record, confined = await asyncio.to_thread(self._prepare, spec, status, service_url(spec, port), socket_fd)
-        child = await self._execute(spec, record, confined)
+        child, rising = await self._execute(spec, record, confined, warm)
         known: list[Server] = []
         try:
             async with undone(lambda: _end(child, known)):
@@ -146,7 +180,7 @@ class Starter:
                 self._record(server)
         except OSError as exc:
             raise failed(f"noded cannot look after the server's process: {exc}") from exc
-        return server
+        return server, rising
 
     def _prepare(
         self, spec: LaunchSpec, status: ServerStatus, url: str, socket_fd: int | None
@@ -163,13 +197,18 @@ class Starter:
         uid = None if account.own else account.uid
         return Record(status, confined.placed.cgroups, uid, spec.isolation.sandbox), confined
 
-    async def _execute(self, spec: LaunchSpec, record: Record, confined: Confined) -> subprocess.Popen[bytes]:
+    async def _execute(
+        self, spec: LaunchSpec, record: Record, confined: Confined, warm: bool
+    ) -> tuple[Child, Rising | None]:
         release = partial(self._isolator.release, spec.lease, record.cgroups, record.sandbox)
         async with undone(lambda: asyncio.to_thread(release)):
             self._store.save(record)
             log_fd = self._store.open_log(spec.lease)
             try:
-                return await asyncio.to_thread(start, spec, confined, log_fd)
+                rising = await self._zygotes.start(spec, confined, log_fd) if warm else None
+                if rising is not None:
+                    return rising.forked, rising
+                return await asyncio.to_thread(start, spec, confined, log_fd), None
             finally:
                 os.close(log_fd)
 
@@ -183,7 +222,7 @@ class Starter:
         record: Record,
         process: procfs.Process,
         *,
-        child: subprocess.Popen[bytes] | None,
+        child: Child | None,
         state: ServerState,
     ) -> Server:
         """Return the server of the record that `process` is."""
@@ -209,7 +248,7 @@ class Starter:
         return False
 
 
-async def _end(child: subprocess.Popen[bytes], known: list[Server]) -> None:
+async def _end(child: Child, known: list[Server]) -> None:
     """Kill and reap a process that was just started and must not go on."""
     # It leads a group of its own, and until it is reaped its pid is nobody else's. This needs no file descriptor.
     with contextlib.suppress(ProcessLookupError):
@@ -221,6 +260,10 @@ async def _end(child: subprocess.Popen[bytes], known: list[Server]) -> None:
     for server in known:
         server.unwatch()
         server.mark_exited(ServerExit("unknown", time.time()))
+
+
+async def _no_gpus(_pids: Iterable[int], _uuids: Iterable[str]) -> bool:
+    return True  # it did not come far enough to use one
 
 
 def _has_listener(server: Server, port: int) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jupyterhub_agentfarm.models import Gpu, GpuHealth, Telemetry
+from jupyterhub_agentfarm.models import Gpu, GpuHealth, Telemetry, WarmStarts
 
 from .census import Census
 from .collectors import BootCollector, CpuCollector, FilesystemCollector, MemoryCollector
@@ -35,10 +35,18 @@ class Sampler:
         Declared GPUs that do not exist.
     mountpoints
         Filesystems to report.
+    warm_starts
+        Says how servers are started.
     """
 
-    def __init__(self, gpus: GpuCollector, simulated: SimulatedGpus, mountpoints: Sequence[str]) -> None:
-        self.gpus = gpus
+    def __init__(
+        self,
+        gpus: GpuCollector,
+        simulated: SimulatedGpus,
+        mountpoints: Sequence[str],
+        warm_starts: Callable[[], WarmStarts | None] = lambda: None,
+    ) -> None:
+        self.gpus, self._warm_starts = gpus, warm_starts
         self._simulated = simulated
         self._collectors = (CpuCollector(), MemoryCollector(), BootCollector())
         self._filesystems = FilesystemCollector(mountpoints)
@@ -98,6 +106,7 @@ class Sampler:
             gpus=self._all_gpus(report, servers, members),
             gpu_health=self._health(report),
             gpu_error=report.error,
+            warm_starts=self._warm_starts(),
         )
 
     def _health(self, report: GpuReport) -> GpuHealth:

@@ -7,15 +7,20 @@ import sys
 from typing import Any
 
 from jupyter_server.gateway.gateway_client import GatewayClient
+from jupyter_server.serverapp import ServerApp
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from jupyterhub.singleuser.extension import JupyterHubSingleUser
 from traitlets import default
 from traitlets.config import Config
 
+from jupyterhub_agentfarm import serving
 from jupyterhub_agentfarm.errors import InvalidField
+from jupyterhub_agentfarm.kernels.warm import WarmKernels
 
 from .allowed_kernels import allowed_kernels, limited, starting_only
 from .inherited import InheritedSocketApp, take_socket
+from .shortcuts import configuration
+from .warm_kernels import use_warm_kernels
 from .websocket import NoDelayWebsocketConnection
 
 #: Names the lease in every answer.
@@ -27,6 +32,8 @@ DEFAULTS = {"HubOAuth": {"cache_max_age": 30}}
 
 class FarmServerApp(InheritedSocketApp):
     """Jupyter Server with the farm's defaults."""
+
+    classes = [*ServerApp.classes, WarmKernels]
 
     @default("kernel_websocket_connection_class")
     def _default_connection_class(self) -> Any:
@@ -43,10 +50,12 @@ class FarmServerApp(InheritedSocketApp):
         Jupyter's application puts the command line on top once more after this.
         """
         self.update_config(Config(DEFAULTS))
+        self.update_config(Config(configuration()))
         super().load_config_file(*args, **kwargs)
 
     def init_configurables(self) -> None:
         """Make the server's parts; they start only kernels that the server's owner may use, whatever is configured."""
+        use_warm_kernels(self)
         allowed = allowed_kernels()
         self.gateway_config = GatewayClient.instance(parent=self)  # which the default of the class looks at
         if allowed and not self.gateway_config.gateway_enabled:  # the kernels of a gateway are not of this farm
@@ -65,6 +74,11 @@ class FarmServerApp(InheritedSocketApp):
         if lease:
             # The same dict that JupyterHub adds its version to.
             self.web_app.settings.setdefault("headers", {})[LEASE_HEADER] = lease
+
+    def start_ioloop(self) -> None:
+        """Serve, and tell whoever started the server that it does."""
+        self.io_loop.add_callback(serving.tell)
+        super().start_ioloop()
 
 
 class FarmSingleUser(JupyterHubSingleUser):

@@ -253,3 +253,35 @@ async def test_pages_come_through_the_proxy(hub: HubProcess) -> None:
             assert answer.status == 200, await answer.text()
     assert "plain HTTP" not in hub.log_text()
     assert shutil.which("configurable-http-proxy") or "node" in hub.environment["AGENTFARM_PROXY_COMMAND"]
+
+
+async def test_a_server_that_was_forked_is_as_safe(hub: HubProcess) -> None:
+    """A warm start reads keys and certificates of its own server: they are not what the process before it had."""
+
+    async def starts() -> Any:
+        return (await hub.farm.node("n1"))["telemetry"]["warm_starts"]
+
+    async def warm() -> bool:
+        return bool((await starts())["state"] == "warm")
+
+    await hub.add_user("hal")
+    await hub.start_server("hal")  # the first start on a node has its environment warmed
+    await eventually(warm, "the node is warm", timeout=200, interval=0.5)
+    before = (await starts())["warm"]
+    for user in ("fay", "gil"):
+        await hub.add_user(user)
+        await hub.start_server(user)
+        printed = await hub.run_cell(user, "import os; print(os.environ['JUPYTERHUB_SSL_KEYFILE'])")
+        assert printed.strip() == str(directory_of(await lease_of(hub, user)) / "server.key")
+
+    async def counted() -> bool:
+        return bool((await starts())["warm"] >= before + 2)
+
+    await eventually(counted, "both were started warm", timeout=20, interval=0.2)
+    lease = await lease_of(hub, "fay")
+    folder = directory_of(await lease_of(hub, "gil"))
+    trust = certs_dir(hub) / "hub-ca_trust.crt"
+    neighbour = tls.Certificates(folder / "server.key", folder / "server.crt", trust).client()
+    with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
+        await status_of(f"{lease.url}/user/fay/api", neighbour)
+    assert await status_of(f"{lease.url}/user/fay/api", tls.of_hub(certs_dir(hub)).client()) == 200

@@ -35,7 +35,7 @@ def start(spec: LaunchSpec, confined: Confined, log_fd: int) -> subprocess.Popen
     LaunchFailed
         A step failed: nothing runs.
     """
-    plan_fd = _plan(confined)
+    plan_fd = plan_of(confined)
     read_fd, status_fd = os.pipe()
     kept = [plan_fd, status_fd] if confined.socket_fd is None else [plan_fd, status_fd, confined.socket_fd]
     command = [sys.executable, "-I", "-S", str(_PROGRAM), str(plan_fd), str(status_fd)]
@@ -66,7 +66,8 @@ def _plain_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def _plan(confined: Confined) -> int:
+def plan_of(confined: Confined) -> int:
+    """Return a file in memory that has what the process is told, to be closed by who asked."""
     account, links = confined.account, confined.links
     plan = {
         "argv": list(confined.argv),
@@ -75,6 +76,7 @@ def _plan(confined: Confined) -> int:
         "cgroups": list(confined.placed.cgroups),
         "optional": confined.placed.optional,
         "rlimits": [list(pair) for pair in confined.placed.rlimits],
+        "scope": confined.placed.scope,
         "umask": confined.umask,
         "links": None if links is None else {**vars(links), "home": str(links.home), "root": str(links.root)},
         "ids": None if account is None else [account.uid, account.gid, list(account.groups)],

@@ -127,6 +127,7 @@ class Isolator:
             umask=umask,
             socket_fd=socket_fd,
             links=_links(launch, workspaces),
+            sandboxed=spec.isolation.sandbox != "none",
         )
 
     def _knows_devices(self, spec: LaunchSpec, minors: Mapping[str, int]) -> bool:

@@ -102,6 +102,10 @@ class Placed:
     optional: bool = False
     #: Executed before everything else, as noded; ends with what separates options from a command.
     outer: tuple[str, ...] = ()
+    #: In place of `outer`, for a process that runs already: executed as noded, "{pid}" standing for it; and the name of
+    #: the cgroup that the process is in after it.
+    adopting: tuple[str, ...] = ()
+    scope: str | None = None
     #: (resource, value) pairs, soft and hard limit alike.
     rlimits: tuple[tuple[int, int], ...] = ()
 
@@ -121,6 +125,8 @@ class Confined:
     socket_fd: int | None = None
     #: To be made once the account is taken on; None: nothing leads anywhere.
     links: Links | None = None
+    #: `argv` makes a sandbox first.
+    sandboxed: bool = False
 
 
 class Sandboxing(Protocol):

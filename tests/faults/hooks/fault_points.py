@@ -100,6 +100,9 @@ POINTS: dict[str, list[tuple[str, Owner, str | None, str | None]]] = {
         ("start", _first, "noded.record_written", "noded.process_forked"),
         ("Starter.start", _spec, None, "noded.process_recorded"),
     ],
+    "jupyterhub_agentfarm.noded.warm.zygotes": [
+        ("fork", _first, "noded.record_written", "noded.process_forked"),
+    ],
 }
 
 

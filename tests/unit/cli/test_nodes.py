@@ -76,6 +76,7 @@ async def test_show(three: Any, agentfarm: Any) -> None:
         "python:       3.11.2\n"
         "system:       Debian 12 x86_64\n"
         "isolation:    -\n"
+        "starts:       -\n"
         "uptime:       2h\n"
         "clock:        -0.10s against the controller\n"
         "cpus:         8\n"

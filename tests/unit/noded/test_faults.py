@@ -30,6 +30,7 @@ from jupyterhub_agentfarm.noded.simulated import SimulatedGpus
 from jupyterhub_agentfarm.noded.store import Record, Store
 from jupyterhub_agentfarm.noded.sweeping import settle
 from jupyterhub_agentfarm.noded.telemetry import Sampler
+from jupyterhub_agentfarm.noded.warm.zygotes import WarmOptions, Zygotes
 from jupyterhub_agentfarm.protocol import StopResult
 
 GONE = StopResult(gone=True, gpus_free=True)
@@ -77,6 +78,7 @@ class Farm:
             self.store,
             Isolator(Cgroups(enabled=False)),
             ServerDirectories(folder / "run"),
+            Zygotes(WarmOptions(enabled=False), folder / "warm"),
             self.devices,
             self.published.append,
         )

@@ -19,6 +19,7 @@ from jupyterhub_agentfarm.noded.isolation.isolator import Isolator
 from jupyterhub_agentfarm.noded.server import Server
 from jupyterhub_agentfarm.noded.store import Store
 from jupyterhub_agentfarm.noded.sweeping import SETTLE_SECONDS
+from jupyterhub_agentfarm.noded.warm.zygotes import WarmOptions, Zygotes
 from jupyterhub_agentfarm.protocol import LAUNCH_SECONDS
 from jupyterhub_agentfarm.transport import noded_client
 
@@ -268,6 +269,7 @@ async def test_a_server_that_never_binds_fails_before_the_controller_gives_up(
         Store(tmp_path),
         Isolator(Cgroups(enabled=False)),
         ServerDirectories(tmp_path / "run"),
+        Zygotes(WarmOptions(enabled=False), tmp_path / "warm"),
         procfs.boot_id(),
         lambda _: None,
     )

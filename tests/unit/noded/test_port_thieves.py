@@ -25,6 +25,7 @@ from jupyterhub_agentfarm.noded.isolation.isolator import Isolator
 from jupyterhub_agentfarm.noded.listening import listen
 from jupyterhub_agentfarm.noded.server import Server
 from jupyterhub_agentfarm.noded.store import Store
+from jupyterhub_agentfarm.noded.warm.zygotes import WarmOptions, Zygotes
 
 #: Says which port it was given, waits, and binds it.
 HESITATES = """
@@ -166,6 +167,7 @@ async def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterato
         Store(tmp_path / "state"),
         Isolator(Cgroups(enabled=False)),
         ServerDirectories(tmp_path / "run"),
+        Zygotes(WarmOptions(enabled=False), tmp_path / "warm"),
         procfs.boot_id(),
         lambda _: None,
     )

@@ -1,0 +1,117 @@
+"""Kernels that are started in one of two ways, and what one sees from inside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from waiting import eventually
+
+from jupyterhub_agentfarm.kernels.provisioner import NAME
+from jupyterhub_agentfarm.kernels.warm import WarmKernels
+
+COLD, WARM = "local-provisioner", NAME
+READY_SECONDS = 60
+
+
+class Kernel:
+    """A kernel and a client of it."""
+
+    def __init__(self, manager: AsyncKernelManager, client: AsyncKernelClient) -> None:
+        self.manager, self.client = manager, client
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.manager.provisioner.pid
+
+    async def output(self, code: str, **options: Any) -> str:
+        """Execute code and return what it prints, and the names of the errors that it raises."""
+        said: list[str] = []
+
+        def hear(message: dict[str, Any]) -> None:
+            content = message["content"]
+            said.append(content.get("text", "") or content.get("ename", ""))
+
+        await self.client.execute_interactive(code, output_hook=hear, timeout=READY_SECONDS, **options)
+        return "".join(said)
+
+    async def value(self, expression: str) -> Any:
+        """Return the value of an expression, by way of JSON."""
+        return json.loads(await self.output(f"import json; print(json.dumps({expression}))"))
+
+    async def ended(self) -> int:
+        """Wait until the process has ended and return its status."""
+
+        async def status() -> tuple[int] | None:
+            found = await self.manager.provisioner.poll()
+            return None if found is None else (found,)
+
+        return (await eventually(status, "the kernel has ended", READY_SECONDS))[0]
+
+
+@contextmanager
+def warm_kernels(**options: Any) -> Iterator[WarmKernels]:
+    """Have zygotes of this test's own, which end with it; others' are there again afterwards."""
+    KernelProvisionerFactory.clear_instance()
+    before = WarmKernels._instance
+    WarmKernels.clear_instance()
+    kernels = WarmKernels.instance(start_timeout=READY_SECONDS, bind_timeout=READY_SECONDS, **options)
+    try:
+        yield kernels
+    finally:
+        kernels.close(20)
+        WarmKernels.clear_instance()
+        WarmKernels._instance = before
+        KernelProvisionerFactory.clear_instance()
+
+
+@asynccontextmanager
+async def kernel(way: str, specs: Path | None = None, name: str = "python3", **options: Any) -> AsyncIterator[Kernel]:
+    """Start a kernel in one way; in the end it is gone."""
+    KernelProvisionerFactory.clear_instance()
+    KernelProvisionerFactory.instance(default_provisioner_name=way)
+    found = KernelSpecManager() if specs is None else KernelSpecManager(kernel_dirs=[str(specs)])
+    manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=found)
+    await manager.start_kernel(**options)
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=READY_SECONDS)
+        yield Kernel(manager, client)
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+
+
+def kernelspec(folder: Path, name: str, argv: list[str], **fields: Any) -> Path:
+    """Write a kernelspec; return the folder that it is found in."""
+    (folder / name).mkdir(parents=True)
+    spec = {"argv": argv, "display_name": name, "language": "python", **fields}
+    (folder / name / "kernel.json").write_text(json.dumps(spec))
+    return folder
+
+
+def ipykernel(*options: str, python: str = "python") -> list[str]:
+    """Return the command line of a Python kernel."""
+    return [python, *options, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+
+def alive(pid: int) -> bool:
+    """Return whether there is such a process, zombies not counted."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def zygote_pid(of: int) -> int:
+    """Return the parent of a kernel."""
+    return int(Path(f"/proc/{of}/stat").read_text("ascii", errors="replace").rpartition(")")[2].split()[1])
