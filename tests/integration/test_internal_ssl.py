@@ -67,16 +67,6 @@ async def agents(hub: HubProcess) -> TasksHub:
     return site
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def agents(hub: HubProcess) -> TasksHub:
-    """The Hub's agents service, and the agent `bot`."""
-    site = TasksHub(hub, {})
-    await hub.add_user("owner")
-    await eventually(site.answers, "the agents service answers", 30, 0.1)
-    await site.register("bot", owner="owner")
-    return site
-
-
 async def lease_of(hub: HubProcess, user: str, name: str = "") -> Lease:
     """Return the lease of a server."""
     found = [lease for lease in await hub.farm.leases() if (lease.owner, lease.server_name) == (user, name)]
