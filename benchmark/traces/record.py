@@ -169,10 +169,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the load")
     parser.add_argument("--output", type=Path, help="the file to write")
     options = parser.parse_args()
-    told = {
-        "provenance": provenance(options, ("jupyterhub", "jupyter_server", "ipykernel")),
-        **asyncio.run(record(options)),
-    }
+    facts = provenance(options, ("jupyterhub", "jupyter_server", "ipykernel"))
+    told = {"about": ABOUT.splitlines(), "provenance": facts, **asyncio.run(record(options))}
     output = options.output or HERE / f"tasks-{dt.datetime.now(dt.UTC):%Y-%m-%d}.json"
     lines = json.dumps(told, indent=1).replace("[\n    ", "[").replace(",\n    ", ", ").replace("\n   ]", "]")
     output.write_text(lines + "\n")
