@@ -89,7 +89,7 @@ async def test_a_silent_server_on_a_node_that_is_well_is_waited_for() -> None:
 
 
 async def test_an_unreachable_node_needs_both_silences() -> None:
-    """The server is silent for the grace, and together with its node's silence for twice that: sshd may just restart."""
+    """A server is silent for the grace, with its node for twice that: sshd may just restart."""
     known = Known()
     known.tell_node(state="unreachable", detail="timed out")
     assert await known.watch().verdict(5.9) is None
