@@ -82,7 +82,7 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", sorted(set(SMALL) - {"transformer_training.ipynb"}))
+@pytest.mark.parametrize("name", sorted(SMALL))
 async def test_same_seed_same_quality(execute: Execute, torch_python: str, name: str) -> None:
     """A simulated GPU is no reason to fail: it computes on the CPU, says so, and computes the same again."""
     parameters, same = SMALL[name]
