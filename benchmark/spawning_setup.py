@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from jupyterhub_agentfarm.share import share_path  # noqa: E402
 
 PEERS = Path(__file__).parent / "peers"
 PEER_REQUIREMENTS = (f"jupyterhub=={version('jupyterhub')}", "sshspawner==0.0.1a4")
+#: What the nodes need for the way `warm`.
+WARM = ("--NodedApp.warm_servers=True",)
 #: Both ways may take that long for a start, in seconds: two cores start sixty servers slowly.
 START_SECONDS = 600
 
@@ -63,7 +66,7 @@ _COLD_KERNELS = ["--WarmKernels.enabled=False"]
 WAYS = {
     "stock": {"environment": _COLD | {"AGENTFARM_SHORTCUTS": "none"}, "args": _COLD_KERNELS},
     "cold": {"environment": _COLD, "args": _COLD_KERNELS},
-    "warm": {"environment": {}, "args": []},
+    "warm": {"environment": {}, "args": ["--WarmKernels.enabled=True"]},
 }
 _THEIRS = """
 import json, os, sys
@@ -180,7 +183,9 @@ async def running_hub(kind: type[BenchHub], farm: NetnsFarm, config: str) -> Asy
     directory = Path(tempfile.mkdtemp(prefix="af"))
     (directory / "home").mkdir()
     (directory / "config.py").write_text(config)
-    (directory / "nodes.json").write_text(json.dumps(to_json([node.spec for node in farm.nodes])))
+    (directory / "nodes.json").write_text(
+        json.dumps(to_json([replace(node.spec, noded_args=WARM) for node in farm.nodes]))
+    )
     hub = kind(directory, await asyncio.to_thread(_environment, directory, farm.hub_address))
     try:
         await hub.start()

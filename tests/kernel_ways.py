@@ -63,7 +63,8 @@ def warm_kernels(**options: Any) -> Iterator[WarmKernels]:
     KernelProvisionerFactory.clear_instance()
     before = WarmKernels._instance
     WarmKernels.clear_instance()
-    kernels = WarmKernels.instance(start_timeout=READY_SECONDS, bind_timeout=READY_SECONDS, **options)
+    chosen = {"enabled": True, "start_timeout": READY_SECONDS, "bind_timeout": READY_SECONDS} | options
+    kernels = WarmKernels.instance(**chosen)
     try:
         yield kernels
     finally:

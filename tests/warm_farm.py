@@ -19,6 +19,7 @@ from tornado.web import Application, RequestHandler
 from waiting import eventually
 
 SERVER = (sys.executable, "-m", "jupyterhub_agentfarm.server", "--allow-root")
+WARM_KERNELS = "--WarmKernels.enabled=True"
 
 
 class _HubApi(RequestHandler):
@@ -168,7 +169,9 @@ class WarmFarm:
 
 @asynccontextmanager
 async def warm_farm(folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> AsyncIterator[WarmFarm]:
-    """Run a noded, started through `prefix`, beside a Hub."""
+    """Run a noded that starts servers warm, unless `arguments` say otherwise, through `prefix`, beside a Hub."""
+    if not any("warm_servers" in argument for argument in arguments):
+        arguments = ("--NodedApp.warm_servers=True", *arguments)
     server = HTTPServer(Application([(r"/hub/api(.*)", _HubApi)]))
     (sock,) = bind_sockets(0, "127.0.0.1")
     server.add_sockets([sock])

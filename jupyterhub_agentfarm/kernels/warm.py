@@ -36,9 +36,10 @@ class WarmKernels(SingletonConfigurable):
         How many kernels were started: by ``("warm", "")``, or by ``("cold", reason)``.
     """
 
-    enabled = Bool(True, help="Whether kernels are forked from a process that has imported what they need.").tag(
-        config=True
-    )
+    enabled = Bool(
+        False,
+        help="New, and off by default: kernels are forked from a process that has imported what they need.",
+    ).tag(config=True)
     preload = List(
         Unicode(),
         help="Libraries that kernels find imported already, as in ['numpy', 'pandas', 'torch']. Their import takes no "

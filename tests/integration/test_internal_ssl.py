@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import ssl
@@ -48,7 +49,8 @@ async def hub() -> AsyncIterator[HubProcess]:
             "AGENTFARM_SERVICES": "agentfarm,benchmark,agents",
             "AGENTFARM_HUB_IP": "127.0.0.5",
         }
-        found = await stack.enter_async_context(hub_process([node.spec], kind=configured(LINES), **environment))
+        spec = dataclasses.replace(node.spec, noded_args=("--NodedApp.warm_servers=True",))
+        found = await stack.enter_async_context(hub_process([spec], kind=configured(LINES), **environment))
 
         async def ready() -> bool:
             return any(node["eligible"] for node in await found.farm.nodes())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kernel_ways import alive, zygote_pid
 from waiting import eventually
-from warm_farm import SERVER, Served, WarmFarm, warm_farm
+from warm_farm import SERVER, WARM_KERNELS, Served, WarmFarm, warm_farm
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -56,7 +56,7 @@ def _of(pid: int, name: str) -> str:
 
 async def test_everybodys_kernels_are_forked(farm: WarmFarm) -> None:
     """Kernels of the API and of runs have one zygote, which names the lease and ends with the server."""
-    served = await farm.start("ada")
+    served = await farm.start("ada", command=[*SERVER, WARM_KERNELS])
     kernels = [await _kernel(served) for _ in range(2)]
     (output,) = (await _run(served))["cells"][0]["outputs"]
     zygote, lease = output["text"].split()
@@ -87,7 +87,7 @@ async def test_switched_off(farm: WarmFarm) -> None:
 
 async def test_early(farm: WarmFarm) -> None:
     """With the option the zygote is there before anybody asks for a kernel, and the first kernel is a fork of it."""
-    served = await farm.start("ada", command=[*SERVER, "--WarmKernels.early=True"])
+    served = await farm.start("ada", command=[*SERVER, WARM_KERNELS, "--WarmKernels.early=True"])
 
     def zygotes() -> list[int]:
         children = [int(child) for child in _of(served.pid, f"task/{served.pid}/children").split()]
