@@ -11,6 +11,7 @@ import importlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import jupyterhub.spawner
@@ -22,7 +23,7 @@ from tornado import web
 from traitlets.config import Config
 from waiting import eventually
 
-from jupyterhub_agentfarm.benchmark.servers import NodeServers
+from jupyterhub_agentfarm.benchmark.servers import NodeServers, Told
 from jupyterhub_agentfarm.configure import configure
 from jupyterhub_agentfarm.errors import HubApiError
 from jupyterhub_agentfarm.models import Explanation
@@ -189,7 +190,7 @@ class KeepsTheName(NodeServers):
 class Trusts(KeepsTheName):
     """Takes 201 for "it runs"."""
 
-    async def start(self, node: str, gpus: int) -> str:
+    async def start(self, node: str, gpus: int, told: Told) -> str:
         """Ask and believe."""
         status, _ = await self._hub.request("POST", f"/users/{self.hub_user}/servers/bench-{node}")
         assert status == 201, "JupyterHub answers 202 now"
@@ -205,11 +206,12 @@ async def after_a_failed_start(
     """Give the API, and a client whose start was refused; the next one will wait in line."""
     async with serving(hub) as api:
         client = HubClient(api.url, api.token)
-        servers = kind(client, farm=None, hub_user="user", poll_interval=0.1)  # type: ignore[arg-type]
+        no_line: Any = SimpleNamespace(waiting_for=lambda *_: "")
+        servers = kind(client, farm=no_line, hub_user="user", poll_interval=0.1)
         try:
             farm.refusals = {"n1": "no"}
             with pytest.raises(HubApiError, match="409"):
-                await servers.start("n1", 0)
+                await servers.start("n1", 0, lambda _: None)
             farm.refusals, farm.in_line = None, 1
             hub.tornado_application.settings["slow_spawn_timeout"] = (
                 0.3  # nobody needs to wait long for the answer "pending"
@@ -244,7 +246,7 @@ async def test_f10_our_client_waits_until_the_server_is_ready(
     hub = await make_hub(AgentFarmSpawner, **REFUSED_AT_ONCE)
     async with after_a_failed_start(farm, hub, KeepsTheName) as (api, servers):
         methods = answered(monkeypatch)
-        starting = asyncio.create_task(servers.start("n1", 0))
+        starting = asyncio.create_task(servers.start("n1", 0, lambda _: None))
         lease = await eventually(lambda: next(iter(farm.leases), None), "it waits in line")
         await eventually(
             lambda: "POST" in methods and methods[-3:] == ["GET"] * 3, "it asks whether the server is ready"
@@ -261,7 +263,7 @@ async def test_f10_damage_a_client_that_trusts_201_gets_a_server_that_is_not_the
     """JupyterHub answers 201 for a server whose start is pending."""
     hub = await make_hub(AgentFarmSpawner, **REFUSED_AT_ONCE)
     async with after_a_failed_start(farm, hub, Trusts) as (api, servers):
-        await servers.start("n1", 0)
+        await servers.start("n1", 0, lambda _: None)
         model = await api.server("bench-n1")
         assert (model["ready"], model["pending"]) == (False, "spawn")
         await api.ask("DELETE", "/users/user/servers/bench-n1")

@@ -38,8 +38,6 @@ def zygote(farm: WarmFarm) -> procfs.Process:
         ({"LD_LIBRARY_PATH": "/opt/lib"}, {}, "variables"),
         ({"PYTHONDONTWRITEBYTECODE": "1"}, {}, "variables"),
         ({"MALLOC_ARENA_MAX": "2"}, {}, "variables"),
-        ({"OMP_NUM_THREADS": "3"}, {}, "no_zygote"),
-        ({"LANG": "de_DE.UTF-8"}, {}, "unfit"),
         ({}, {"socket": "port"}, "program"),
         ({}, {"command": [SERVER[0], "-c", "import time; time.sleep(1000)"]}, "program"),
     ],
@@ -47,7 +45,7 @@ def zygote(farm: WarmFarm) -> procfs.Process:
 async def test_what_a_fork_cannot_give_is_started_cold(
     farm: WarmFarm, variables: dict[str, str], changes: dict[str, object], reason: str
 ) -> None:
-    """Each such start is cold, with its reason counted; a number of threads has a zygote of its own, up to a limit."""
+    """Each such start is cold, with its reason counted."""
     lease = f"lease-{uuid4().hex}"
     before = (await farm.counts())[1].get(reason, 0)
     spec = {"environment": {**farm.environment("quokka", farm.folder), **variables}, "base_url": "/user/quokka/"}
