@@ -30,6 +30,7 @@ from .services import local
 CLASSES = {
     "Application": "traitlets.config",
     "ServiceApp": "jupyterhub_agentfarm.services.app",
+    "StoredService": "jupyterhub_agentfarm.services.stored",
     "ControllerApp": "jupyterhub_agentfarm.controller.app",
     "Farm": "jupyterhub_agentfarm.controller.farm",
     "Inventory": "jupyterhub_agentfarm.inventory",

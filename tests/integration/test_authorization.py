@@ -122,6 +122,7 @@ AGENTS: dict[str, Row] = {
     "GET api/v1/tasks": ALL,
     "POST api/v1/tasks": SUBMIT,
     "GET api/v1/tasks/ID": NO_TASK,
+    "DELETE api/v1/tasks/ID": (401, 404, 403, 404, 404, 401),
     "POST api/v1/tasks/ID/cancel": SUBMIT,
     "POST api/v1/tasks/ID/retry": SUBMIT,
     "POST api/v1/tasks/ID/handover": SUBMIT,
