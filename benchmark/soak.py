@@ -17,8 +17,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 from faults import faults
 from faults.farm import FaultFarm, fault_farm
 from hub_process import free_ports
+from prometheus_process import prometheus_process
 from test_prometheus import SETS, config
 
 from jupyterhub_agentfarm.traitlets import parse_seconds
@@ -95,26 +96,10 @@ class Service:
             return content
 
 
-@asynccontextmanager
-async def prometheus(hub_url: str, token: str, folder: Path, port: int) -> AsyncIterator[None]:
-    """Run a Prometheus that scrapes each of the service's pages every five seconds."""
-    wanted = json.loads(config(hub_url, token))
-    jobs = [job for job in wanted["scrape_configs"] if job["job_name"] in SETS]
-    wanted = {"global": {"scrape_interval": "5s", "scrape_timeout": "5s"}, "scrape_configs": jobs}
-    (folder / "prometheus.yml").write_text(json.dumps(wanted))
-    process = await asyncio.create_subprocess_exec(
-        "prometheus",
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield
-    finally:
-        process.terminate()
-        await process.wait()
+def scrape_config(hub_url: str, token: str) -> dict[str, Any]:
+    """Return the configuration of a Prometheus that scrapes each of the service's pages every five seconds."""
+    jobs = [job for job in config(hub_url, token)["scrape_configs"] if job["job_name"] in SETS]
+    return {"global": {"scrape_interval": "5s", "scrape_timeout": "5s"}, "scrape_configs": jobs}
 
 
 async def misfortune(farm: FaultFarm, service: Service, log: Log, seconds: float) -> None:
@@ -163,7 +148,7 @@ async def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="afsoak") as folder:
         async with (
             fault_farm(4, 1, settings, services="agentfarm,benchmark", gpu_servers=1) as farm,
-            prometheus(farm.hub.url, farm.hub.token, Path(folder), port),
+            prometheus_process(scrape_config(farm.hub.url, farm.hub.token), Path(folder), port),
         ):
             await carry_out(farm, options)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from benchmark_records import run_node, run_record, sample
-from hub_process import free_ports
+from prometheus_process import prometheus_process
 from waiting import eventually
 
 from jupyterhub_agentfarm.benchmark.models import CaseResult
@@ -77,22 +75,10 @@ async def scraped(exporter: Exporter, folder: Path) -> AsyncIterator[str]:
     # The same series twice, as where a site scrapes ?set=all besides the sets.
     jobs = [{"job_name": name, "static_configs": targets} for name in ("one", "two")]
     config = {"global": {"scrape_interval": "250ms", "scrape_timeout": "250ms"}, "scrape_configs": jobs}
-    await asyncio.to_thread((folder / "prometheus.yml").write_text, json.dumps(config))
-    (port,) = free_ports(1)
-    process = await asyncio.create_subprocess_exec(
-        "prometheus",
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
     try:
-        yield f"http://127.0.0.1:{port}"
+        async with prometheus_process(config, folder) as port:
+            yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        async with asyncio.timeout(20):
-            await process.wait()
         await runner.cleanup()
 
 

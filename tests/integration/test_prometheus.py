@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from hub_process import free_ports, hub_process
+from hub_process import hub_process
+from prometheus_process import prometheus_process
 from ssh_node import ssh_node
 from waiting import eventually
 
@@ -44,17 +44,7 @@ async def test_prometheus_scrapes_every_set(tmp_path: Path) -> None:
         async with hub.http.get(f"{metrics}?set=everything", headers=hub.headers()) as unknown:
             assert unknown.status == 400
 
-        (port,) = free_ports(1)
-        (tmp_path / "prometheus.yml").write_text(config(hub.url, hub.token))
-        process = await asyncio.create_subprocess_exec(
-            "prometheus",
-            f"--config.file={tmp_path / 'prometheus.yml'}",
-            f"--storage.tsdb.path={tmp_path / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
+        async with prometheus_process(config(hub.url, hub.token), tmp_path) as port:
             up = await eventually(lambda: all_up(port), "every job is up", timeout=60, interval=0.2)
             assert up == dict.fromkeys(JOBS, "1")
             assert await query(port, "sum(agentfarm_node_up)") == {"": "1"}
@@ -65,10 +55,6 @@ async def test_prometheus_scrapes_every_set(tmp_path: Path) -> None:
             assert list(await query(port, "agentfarm_node_up_seconds_total > 1")) == ["microserver"]
             assert await query(port, f"count(count without (job) ({NAMED}) > 1)") == {}
             assert int((await query(port, f"count({NAMED})"))[""]) > 100
-        finally:
-            process.terminate()
-            async with asyncio.timeout(20):
-                await process.wait()
 
 
 async def scraped(hub: Any, url: str) -> str:
@@ -90,7 +76,7 @@ async def promtool(text: str) -> str:
     return out.decode() if process.returncode or out else ""
 
 
-def config(hub_url: str, token: str) -> str:
+def config(hub_url: str, token: str) -> dict[str, Any]:
     """Return a scrape configuration with one job per page and set."""
     jobs = [
         {
@@ -102,7 +88,7 @@ def config(hub_url: str, token: str) -> str:
         }
         for job, (service, which) in JOBS.items()
     ]
-    return json.dumps({"global": {"scrape_interval": "2s", "scrape_timeout": "2s"}, "scrape_configs": jobs})
+    return {"global": {"scrape_interval": "2s", "scrape_timeout": "2s"}, "scrape_configs": jobs}
 
 
 async def query(port: int, expression: str) -> dict[str, str]:
