@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from ..errors import InvalidField
 from ..metrics import (
     AGENT_STATES,
     ATTEMPT_OUTCOMES,
@@ -29,7 +28,7 @@ from ..metrics import (
     head_lines,
     sample_line,
 )
-from ..services.handlers import ServiceHandler
+from ..services.exposing import ExposingHandler
 from .models import Attempt, Task, TaskReason
 
 _FINISHED = "agentfarm_tasks_finished_total"
@@ -164,10 +163,8 @@ def nodes_now(
     )
 
 
-class MetricsHandler(ServiceHandler):
+class MetricsHandler(ExposingHandler):
     """``metrics``, in Prometheus' text format 0.0.4."""
-
-    scopes: ClassVar[dict[str, str]] = {"GET": "read:metrics"}
 
     async def get(self) -> None:
         """Answer gauges and counters of a set; without one, all.
@@ -177,14 +174,11 @@ class MetricsHandler(ServiceHandler):
         InvalidField
             There is no such set.
         """
-        which: str = self.get_query_argument("set", "all")
-        if which not in SETS:
-            raise InvalidField("set", "one of " + ", ".join(SETS), which)
+        which = self.chosen_set(SETS, "all")
         text = self.service.metrics.text(await self._now(), which)
         if which in ("hub", "all"):
             text += self.service.request_durations.text()
-        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.finish(text)  # not awaited: a scraper that gave up is no fault
+        self.expose(text)
 
     async def _now(self) -> Now:
         service = self.service

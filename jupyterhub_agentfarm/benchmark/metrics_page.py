@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
-from typing import ClassVar
 
-from ..errors import InvalidField
-from ..services.handlers import ServiceHandler
+from ..services.exposing import ExposingHandler
 from .exposition import SETS, Exposition
 
 #: How old the text of the metrics page may be.
@@ -50,10 +48,8 @@ class MetricsPage:
         return b"".join(pieces)
 
 
-class MetricsHandler(ServiceHandler):
+class MetricsHandler(ExposingHandler):
     """The metrics page."""
-
-    scopes: ClassVar[dict[str, str]] = {"GET": "read:metrics"}
 
     async def get(self) -> None:
         """Answer a set in the text format.
@@ -63,16 +59,10 @@ class MetricsHandler(ServiceHandler):
         InvalidField
             There is no such set.
         """
-        which: str = self.get_query_argument("set", "hub")
-        if which not in SETS:
-            raise InvalidField("set", "one of " + ", ".join(SETS), which)
+        which = self.chosen_set(SETS, "hub")
         compressed = "gzip" in self.request.headers.get("Accept-Encoding", "")
         text = await self.service.metrics_page.get(which, compressed=compressed)
-        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.set_header("Vary", "Accept-Encoding")
         if compressed:
             self.set_header("Content-Encoding", "gzip")
-        self.finish(text)  # not awaited: a scraper that gave up is no fault
-
-    def compute_etag(self) -> None:
-        """Make none: every scrape is another text, and hashing it would take as long as making it."""
+        self.expose(text)

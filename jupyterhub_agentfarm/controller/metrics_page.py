@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ..metrics import COLD_REASONS, METRICS, head_lines, sample_line
 from ..models import Node
-from ..services.handlers import ServiceHandler
+from ..services.exposing import ExposingHandler
 
 _REFUSED = "agentfarm_node_refused_total"
 _STARTS, _WARM = "agentfarm_server_starts_total", "agentfarm_node_warm"
@@ -49,16 +49,13 @@ def starts_text(nodes: Iterable[Node]) -> str:
     return "".join(head_lines(METRICS[key]) + "".join(f"{line}\n" for line in found) for key, found in lines.items())
 
 
-class MetricsHandler(ServiceHandler):
+class MetricsHandler(ExposingHandler):
     """``metrics``, in Prometheus' text format 0.0.4."""
-
-    scopes = {"GET": "read:metrics"}
 
     async def get(self) -> None:
         """Answer the counters."""
         farm = self.service.farm
-        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         nodes = farm.inventory.all_nodes()
         names = [node.name for node in nodes]
         ended = farm.exits.text(names) + refusals_text(names, farm.inventory.refused)
-        await self.finish(ended + starts_text(nodes) + self.service.request_durations.text())
+        self.expose(ended + starts_text(nodes) + self.service.request_durations.text())
