@@ -17,7 +17,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ from test_prometheus import SETS, config
 from jupyterhub_agentfarm.traitlets import parse_seconds
 
 PACKAGES = ("jupyterhub", "jupyter_server", "nbclient", "ipykernel", "sqlalchemy", "aiohttp", "matplotlib")
-MODULE = "jupyterhub_agentfarm.benchmark"
 #: Pause between two looks at the run, in seconds.
 LOOK_SECONDS = 5
 #: How long the lost node stays without power, as a share of the run, and at most in seconds.
@@ -75,13 +73,7 @@ class Service:
 
     def process(self) -> psutil.Process | None:
         """Return its process, if there is one."""
-        return next(self._processes(), None)
-
-    def _processes(self) -> Iterator[psutil.Process]:
-        for process in self._hub.processes():
-            with suppress(psutil.Error):
-                if MODULE in process.cmdline():
-                    yield process
+        return next(iter(self._hub.services("benchmark")), None)
 
     async def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Return the content of an answer that is JSON."""

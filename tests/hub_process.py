@@ -134,6 +134,15 @@ class HubProcess:
                     found.append(process)
         return found
 
+    def services(self, name: str) -> list[psutil.Process]:
+        """Return the processes of a service, by its package: one, or none while it is away."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                if f"jupyterhub_agentfarm.{name}" in process.cmdline():
+                    found.append(process)
+        return found
+
     def log_text(self, after: int = 0) -> str:
         """Return what Hub, proxy and services wrote, from the byte `after` on."""
         return self.log_path.read_bytes()[after:].decode(errors="replace")

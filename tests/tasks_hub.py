@@ -111,12 +111,7 @@ class TasksHub:
 
     def service(self) -> psutil.Process:
         """Return the one process of the agents service."""
-        found = []
-        for process in self.hub.processes():
-            with suppress(psutil.Error):
-                if "jupyterhub_agentfarm.agents" in process.cmdline():
-                    found.append(process)
-        (only,) = found
+        (only,) = self.hub.services("agents")
         return only
 
     async def kill_service(self) -> None:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import pytest_asyncio
 from faults import faults
@@ -213,11 +212,9 @@ async def without_power(farm: FaultFarm, node: NetnsNode, watched: Watched) -> N
 
 def kill_service(farm: FaultFarm, watched: Watched) -> None:
     """SIGKILL the agents service."""
-    for process in farm.hub.processes():
-        with suppress(psutil.Error):
-            if "jupyterhub_agentfarm.agents" in process.cmdline():
-                process.kill()
-                watched.say(f"kill -9: the agents service, process {process.pid}")
+    for process in farm.hub.services("agents"):
+        process.kill()
+        watched.say(f"kill -9: the agents service, process {process.pid}")
 
 
 def seconds_until_elsewhere(views: list[dict[str, Any]]) -> list[float]:

@@ -108,12 +108,7 @@ class BenchmarkHub:
 
     def service(self) -> psutil.Process:
         """Return the one process of the benchmark service."""
-        found = []
-        for process in self.hub.processes():
-            with suppress(psutil.Error):
-                if "jupyterhub_agentfarm.benchmark" in process.cmdline():
-                    found.append(process)
-        (only,) = found
+        (only,) = self.hub.services("benchmark")
         return only
 
     async def cancelled(self, run: str) -> dict[str, Any]:
