@@ -21,18 +21,21 @@ export PIP_CACHE_DIR ?= $(SCRATCH)/pip
 demo: $(VENV)/.demo
 	@exec $(BIN)/agentfarm demo --dir $(DEMO_DIR) $(if $(ONCE),--once)
 
+# Parent of the processes that tests leave without one.
+REAPER := $(BIN)/python tests/reaper.py
+
 # Two files at a time: most tests wait more than they compute. JOBS=0: one after the other, in this process.
 JOBS ?= 2
 test: $(VENV)/.test
 	@sh tests/install_tiers.sh
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
-	@$(if $(ARGS),:,sh tests/netns_tier.sh $(BIN)/python -m pytest -m netns)
+	$(REAPER) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(if $(ARGS),:,sh tests/netns_tier.sh $(REAPER) $(BIN)/python -m pytest -m netns)
 
 # The acceptance tests, at separate hosts; their table is printed, and kept in benchmark/results/.
 FAULTS_RESULTS ?= $(CURDIR)/benchmark/results/faults-$(shell date +%F)
 test-faults: $(VENV)/.test
 	@sh tests/install_tiers.sh
-	FAULTS_RESULTS="$(FAULTS_RESULTS)" $(BIN)/python -m pytest -m 'faults and not soak' tests/faults $(ARGS)
+	FAULTS_RESULTS="$(FAULTS_RESULTS)" $(REAPER) $(BIN)/python -m pytest -m 'faults and not soak' tests/faults $(ARGS)
 
 DURATION ?= 10m
 soak: $(VENV)/.test
@@ -40,7 +43,7 @@ soak: $(VENV)/.test
 	@seconds=$$(echo "$(DURATION)" | awk '/^[0-9]+[smhd]?$$/ {u = substr($$0, length); n = $$0 + 0; \
 		print n * (u == "m" ? 60 : u == "h" ? 3600 : u == "d" ? 86400 : 1)}'); \
 	[ -n "$$seconds" ] || { echo "make: DURATION is a number of seconds, or as in 10m, 24h, 7d" >&2; exit 1; }; \
-	SOAK_SECONDS=$$seconds $(BIN)/python -m pytest -m soak tests/faults/test_soak.py $(ARGS)
+	SOAK_SECONDS=$$seconds $(REAPER) $(BIN)/python -m pytest -m soak tests/faults/test_soak.py $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check $(SOURCES)

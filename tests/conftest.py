@@ -6,6 +6,8 @@ together at the end of the output.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import pwd
 import shutil
@@ -14,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from jupyterhub_agentfarm.noded.cgroups import hierarchies
 
 
 def _program(package: str, *names: str) -> Callable[[], str | None]:
@@ -97,11 +101,30 @@ TIERS: dict[str, Callable[[], str | None]] = {
 _skipped: Counter[tuple[str, str]] = Counter()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Take away what a farm, a Hub or a shell around the tests has set."""
     for name in list(os.environ):
         if name.startswith(("AGENTFARM_", "JUPYTERHUB_", "JPY_")):
             del os.environ[name]
+    if hasattr(config, "workerinput"):
+        _to_own_cgroups()
+
+
+def _to_own_cgroups() -> None:
+    """Put this process where no other worker makes cgroups: their servers have the same names."""
+    for base in set(hierarchies().values()):
+        own = base / f"agentfarm-tests-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            own.mkdir()
+            (own / "cgroup.procs").write_text(str(os.getpid()))
+            atexit.register(_leave_cgroup, base, own)
+
+
+def _leave_cgroup(base: Path, own: Path) -> None:
+    with contextlib.suppress(OSError):
+        (base / "cgroup.procs").write_text(str(os.getpid()))
+        for folder, _, _ in os.walk(own, topdown=False):
+            Path(folder).rmdir()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,7 +19,7 @@ from ..errors import ConflictError, FarmUnavailable, HubApiError, RunFailed
 from ..terminal.output import Output
 from ..terminal.parsing import Parsed
 from ..terminal.progress import Bars, bars
-from .layout import Layout
+from .layout import NODES, REAL_NODES, Layout
 from .processes import sweep
 
 if TYPE_CHECKING:
@@ -36,16 +36,25 @@ class DemoApp(Parsed):
     description = (
         "Start a Hub, its services and three nodes with simulated GPUs on this machine, register an agent, benchmark "
         "all nodes at once, and stay up until Ctrl-C. No root, no sshd and no GPU are needed. Each demo begins with an "
-        "empty farm; notebooks of its users are kept."
+        "empty farm; notebooks of its users are kept. With --real-gpus there is one node, with this machine's own GPUs."
     )
 
     directory = Unicode("demo", help="Directory for what the demo writes; an empty or a new one.").tag(config=True)
     once = Bool(False, help="End after the report.").tag(config=True)
     suite = Unicode("smoke", help="Suite that is run on all nodes at once.").tag(config=True)
+    real_gpus = Bool(
+        False, help="One node, with the GPUs that this machine has, instead of three with simulated ones."
+    ).tag(config=True)
 
     _stopping = False
     aliases = {"dir": "DemoApp.directory", "suite": "DemoApp.suite"}
-    flags = {"once": ({"DemoApp": {"once": True}}, "End after the report, with status 0 when all went well.")}
+    flags = {
+        "once": ({"DemoApp": {"once": True}}, "End after the report, with status 0 when all went well."),
+        "real-gpus": (
+            {"DemoApp": {"real_gpus": True}},
+            "One node, with the GPUs that this machine has, instead of three with simulated ones.",
+        ),
+    }
 
     def start(self) -> None:
         """Run the demo to its end.
@@ -79,7 +88,7 @@ class DemoApp(Parsed):
         from .farm import DemoFailed, DemoFarm  # here, so that --help is quick
 
         output = Output()
-        layout = Layout(Path(self.directory))
+        layout = Layout(Path(self.directory), REAL_NODES if self.real_gpus else NODES)
         layout.claim()
         left = await sweep(layout)
         if left:

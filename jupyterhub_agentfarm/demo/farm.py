@@ -16,7 +16,7 @@ from ..controller.client import FarmClient
 from ..errors import AgentFarmError, FarmUnavailable
 from ..share import share_path
 from ..terminal.progress import Bars
-from .layout import NODES, Layout, free_ports, tail
+from .layout import Layout, free_ports, tail
 from .processes import ENV_DEMO_DIR, spawn, sweep, terminate
 
 _NODES_SECONDS = 20
@@ -38,7 +38,7 @@ class DemoFailed(AgentFarmError):
 
 
 class DemoFarm:
-    """A farm of three nodes on this machine.
+    """A farm of a few nodes on this machine.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class DemoFarm:
         self._proxy_command = out.decode().strip()
 
     async def _start_nodes(self) -> None:
-        listening = [word for node in NODES for word in ("--listen", f"{node.address}:0")]
+        listening = [word for node in self.layout.demo_nodes for word in ("--listen", f"{node.address}:0")]
         folders = ["--dir", str(self.layout.ssh), "--state-dir", str(self.layout.nodes.resolve())]
         command = [sys.executable, "-m", "jupyterhub_agentfarm.demo.ssh_node", *folders, *listening]
         log = self.layout.logs / "nodes.log"
@@ -177,8 +177,8 @@ class DemoFarm:
         try:
             while True:
                 ready, text = await self._state(client)
-                bars.show("nodes ready", ready, len(NODES), text)
-                if ready == len(NODES):
+                bars.show("nodes ready", ready, len(self.layout.demo_nodes), text)
+                if ready == len(self.layout.demo_nodes):
                     return
                 self.check()
                 if time.monotonic() > deadline:

@@ -19,6 +19,7 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class DemoNode:
     name: str
     address: str
     role: Role
-    gpus: int
+    simulated_gpus: int
 
 
 NODES = (
@@ -47,6 +48,8 @@ NODES = (
     DemoNode("micro-2", "127.0.0.12", "microserver", 1),
     DemoNode("gpu-1", "127.0.0.13", "gpuserver", 2),
 )
+#: With the GPUs that this machine has. One node: two would each lease all of them.
+REAL_NODES = (DemoNode("gpu-1", "127.0.0.13", "gpuserver", 0),)
 
 
 class Layout:
@@ -56,9 +59,12 @@ class Layout:
     ----------
     root
         The directory; made when it does not exist.
+    demo_nodes
+        The nodes of the farm.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, demo_nodes: Sequence[DemoNode] = NODES) -> None:
+        self.demo_nodes = tuple(demo_nodes)
         self.root = root.resolve()
         self.cache = self.root / "cache"
         self.home = self.root / "home"
@@ -156,9 +162,9 @@ class Layout:
                 ssh_keyfile=str(self.key),
                 python=python,
                 state_dir=str(self.nodes.resolve() / node.name),
-                simulated_gpus=node.gpus,
+                simulated_gpus=node.simulated_gpus,
             )
-            for node in NODES
+            for node in self.demo_nodes
         ]
         write_private(self.nodes_file, json.dumps(to_json(specs), indent=2))
 

@@ -1,8 +1,8 @@
 """Which processes belong to which server.
 
 Everything of a server = its cgroup, its session, what descends from them, and the processes of its account whose
-environment names the lease. Kernels make sessions of their own and daemons leave the tree; no single one of the
-four finds them all.
+environment names the lease, and whatever was once seen to be one of these. Kernels make sessions of their own and
+daemons leave the tree; no single one of the five finds them all.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Identity:
     end_was_watched: bool = False
     #: User id of its account; None: noded's own.
     uid: int | None = None
+    #: Processes that were seen to belong to it, as pid and start time.
+    seen: tuple[tuple[int, int], ...] = ()
 
 
 class Census:
@@ -60,6 +62,9 @@ class Census:
         if is_it or (leader is None and identity.end_was_watched):
             yield from (p.pid for p in self.processes.values() if p.session == identity.pid)
         yield from cgroups.pids_in(identity.cgroups)
+        for pid, ticks in identity.seen:
+            if pid in self.processes and self.processes[pid].start_ticks == ticks:
+                yield pid
         yield from self._marked(identity.lease, identity.uid)
 
     def _marked(self, lease: str, uid: int | None) -> Iterable[int]:

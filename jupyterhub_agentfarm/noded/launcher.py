@@ -28,7 +28,7 @@ from .process import check_launch
 from .server import Server
 from .starting import Starter
 from .store import Store
-from .sweeping import SETTLE_SECONDS, settle
+from .sweeping import SETTLE_SECONDS, look, settle
 from .warm.zygotes import Zygotes
 
 log = logging.getLogger(__name__)
@@ -283,6 +283,7 @@ class Launcher:
             # A restart of the node leaves nothing, and what has the same pid and start time now is a stranger.
             return StopResult(gone=True, gpus_free=True)
         if not server.exited.is_set():
+            await look(server)
             server.terminate()
             await grace.wait(server.exited)
         return await self._settle(server)

@@ -58,8 +58,8 @@ class Server:
         self.stop_requested = False
         #: Launching is over; before that, the answer to the launch says what happened, not an event.
         self.announced = True
-        #: Every pid that was seen to belong to it: what must leave its GPUs.
-        self.seen_pids: set[int] = {record.status.pid}
+        #: The processes that were seen to belong to it, by pid with their start times: what must end with it.
+        self.seen: dict[int, int] = {record.status.pid: record.status.pid_start_ticks}
         self._child = child
         self._end_was_watched = False
         self._pidfd: int | None = None
@@ -70,7 +70,15 @@ class Server:
     def identity(self) -> Identity:
         """What names its processes."""
         status = self.status
-        return Identity(status.lease, status.pid, status.pid_start_ticks, self.cgroups, self._end_was_watched, self.uid)
+        return Identity(
+            status.lease,
+            status.pid,
+            status.pid_start_ticks,
+            self.cgroups,
+            self._end_was_watched,
+            self.uid,
+            seen=tuple(self.seen.items()),
+        )
 
     @property
     def record(self) -> Record:

@@ -42,18 +42,24 @@ async def settle(
     gone = await _until(lambda: _nothing_left(server), deadline, times=2)
     if gone:
         cgroups.remove(server.cgroups)
-    gpus_free = await _until(lambda: free_of(server.seen_pids, server.status.gpus), deadline)
+    gpus_free = await _until(lambda: free_of(server.seen, server.status.gpus), deadline)
     if not (gone and gpus_free):
         log.warning(LogLine("not gone yet", lease=server.status.lease, gone=gone, gpus_free=gpus_free, seconds=seconds))
     return StopResult(gone, gpus_free)
 
 
+async def look(server: Server) -> list[procfs.Process]:
+    """Return what there is of a server, and remember it: a process whose parents have ended may tell it no more."""
+    census = await asyncio.to_thread(Census)
+    found = census.members(server.identity)
+    server.seen |= {process.pid: process.start_ticks for process in found}
+    return found
+
+
 async def _nothing_left(server: Server) -> bool:
     """Kill what there is; true when there was nothing."""
-    census = await asyncio.to_thread(Census)
-    left = census.members(server.identity)
+    left = await look(server)
     for process in left:
-        server.seen_pids.add(process.pid)
         procfs.send_signal(process.pid, process.start_ticks, signal.SIGKILL)
     return not left
 

@@ -115,7 +115,7 @@ class Sampler:
     def _all_gpus(
         self, report: GpuReport, servers: Sequence[Server], members: dict[str, list[Process]]
     ) -> tuple[Gpu, ...]:
-        owned = {gpu: server.seen_pids for server in servers for gpu in server.status.gpus}
+        owned = {gpu: set(server.seen) for server in servers for gpu in server.status.gpus}
         holders = {gpu: members.get(server.status.lease, []) for server in servers for gpu in server.status.gpus}
         return with_foreign(report.gpus, owned) + self._simulated.collect(holders)
 
@@ -132,7 +132,8 @@ class Sampler:
             return {}
         members = {}
         for server in servers:
-            members[server.status.lease] = census.members(server.identity)
-            server.seen_pids = {process.pid for process in members[server.status.lease]} | {server.status.pid}
+            members[server.status.lease] = found = census.members(server.identity)
+            own = {server.status.pid: server.status.pid_start_ticks}
+            server.seen = own | {process.pid: process.start_ticks for process in found}
             server.note_oom_kills()
         return members

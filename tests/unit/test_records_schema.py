@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jupyterhub_agentfarm.benchmark.api import RULES as BENCHMARK_RULES
 from jupyterhub_agentfarm.benchmark.models import RunRequest as BenchmarkRequest
-from jupyterhub_agentfarm.controller.api import RULES
+from jupyterhub_agentfarm.controller.api import RULES as FARM_RULES
 from jupyterhub_agentfarm.controller.handlers import MarkOrder, ScanOrder
 from jupyterhub_agentfarm.errors import InvalidField
 from jupyterhub_agentfarm.isolation import Isolation, ResourceLimits
@@ -63,6 +64,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "name"]), inner, max_size=2),
     max_leaves=4,
 )
+
+RULES = {**FARM_RULES, **BENCHMARK_RULES}
 
 
 def schema_of(cls: type, *, answered: bool = False) -> jsonschema.Draft202012Validator:

@@ -26,6 +26,13 @@ subprocess.Popen([sys.executable, "-c", daemon]).wait()
 print("ready", flush=True)
 time.sleep(1000)
 """
+WITH_NAMELESS = """
+import subprocess, time
+stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
+print(subprocess.Popen(stubborn, start_new_session=True, env={}).pid, flush=True)
+print("ready", flush=True)
+time.sleep(1000)
+"""
 IGNORES_TERM = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -73,6 +80,17 @@ async def test_stop_finds_children_in_sessions_of_their_own(cgroup: str) -> None
         assert family("family") == []
         if cgroup == "off":
             assert status["cgroup"] is None
+
+
+async def test_a_stubborn_process_that_nothing_names_any_more() -> None:
+    """Own session, empty environment, no cgroup, TERM ignored, and its parent has ended with the server."""
+    async with running_noded(arguments=["--NodedApp.cgroup=off"]) as noded:
+        await noded.launch("a", WITH_NAMELESS)
+        await ready(noded, "a")
+        child = int((await noded.call("logs", {"lease": "a"}))["text"].split()[0])
+        assert procfs.lease_of(child) is None
+        assert await noded.call("stop", {"lease": "a"}) == {"gone": True, "gpus_free": True}
+        assert (found := procfs.read(child)) is None or found.zombie
 
 
 async def test_what_a_server_leaves_behind_is_killed() -> None:
