@@ -37,8 +37,8 @@ class WarmKernels(SingletonConfigurable):
     """
 
     enabled = Bool(
-        False,
-        help="New, and off by default: kernels are forked from a process that has imported what they need.",
+        True,
+        help="Whether kernels are forked from a process that has imported what they need.",
     ).tag(config=True)
     preload = List(
         Unicode(),
