@@ -13,7 +13,7 @@ from .. import procfs
 from .kernel import adopt_orphans
 
 #: A process that ended and was not waited for during this time, in seconds, is nobody's.
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 1.0
 
 
 async def reap_for_ever(patience: float = PATIENCE_SECONDS) -> None:

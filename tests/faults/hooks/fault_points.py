@@ -183,7 +183,9 @@ def _limited(start: Any) -> Any:
             return await start(spawner)
         except BaseException as exc:
             begun = _deleted_at.pop(owner, started + spawner.start_timeout)
-            (DIRECTORY / f"cancelled@{owner}").write_text(f"{type(exc).__name__} {time.monotonic() - begun:.4f}")
+            written = DIRECTORY / f"cancelled@{owner}.new"
+            written.write_text(f"{type(exc).__name__} {time.monotonic() - begun:.4f}")
+            written.rename(DIRECTORY / f"cancelled@{owner}")  # whole, whenever it is read
             raise
 
     @functools.wraps(start)
