@@ -37,6 +37,8 @@ BASE = (
 )
 #: After so long without a request the next library is tried, in seconds.
 _QUIET_SECONDS = 0.3
+#: Where requests never pause for as long as that, it is tried after so many seconds all the same.
+_LONGEST_WAIT_SECONDS = 5.0
 #: How long the import of a library may take when it is tried, in seconds.
 _TRIAL_SECONDS = 60
 
@@ -91,7 +93,8 @@ class Zygote:
         self._kernels: dict[int, Kernel] = {}
         self._trial: Trial | None = None
         self._packages: Fingerprint = fingerprint()
-        self._asked_at = time.monotonic()
+        #: When a kernel was last asked for, and when the last library was dealt with.
+        self._asked_at = self._minded_at = time.monotonic()
         self._open = True
 
     def load(self, modules: Sequence[str], **told: Any) -> None:
@@ -184,11 +187,15 @@ class Zygote:
     # ------------------------------------------------------------ libraries
 
     def _mind_libraries(self) -> None:
-        quiet = time.monotonic() - self._asked_at >= _QUIET_SECONDS
         if self._trial is not None:
             self._look_at(self._trial)
-        elif self._libraries and self._open and quiet:
+            self._minded_at = time.monotonic()
+        elif self._libraries and self._open and self._may_try():
             self._trial = self._try(self._libraries.pop(0))
+
+    def _may_try(self) -> bool:
+        now = time.monotonic()
+        return now - self._asked_at >= _QUIET_SECONDS or now - self._minded_at >= _LONGEST_WAIT_SECONDS
 
     def _try(self, library: str) -> Trial:
         reading, writing = os.pipe()

@@ -38,6 +38,27 @@ def warm(zygotes: WarmKernels) -> WarmKernels:
     return zygotes
 
 
+# ---------------------------------------------------------------- the libraries
+
+
+async def test_kernels_that_never_pause_do_not_keep_libraries_away() -> None:
+    """A library is imported a few seconds later than wanted, however often kernels are asked for."""
+    zygote = running.RunningZygote((sys.executable,), {"libraries": ["wave"], "idle_seconds": 60})
+    try:
+        await eventually(lambda: any("ready" in said for said in zygote.news()), "the zygote is ready", 60)
+
+        def asked_again() -> bool:
+            channel = zygote.fork((0, 1, 2))
+            assert channel is not None
+            channel.close()
+            return any(said.get("preloaded") == "wave" for said in zygote.news())
+
+        await eventually(asked_again, "the library is there", 60, 0.1)
+    finally:
+        zygote.close()
+        await eventually(zygote.gone, "the zygote has ended", 20)
+
+
 # ---------------------------------------------------------------- the decision
 
 
