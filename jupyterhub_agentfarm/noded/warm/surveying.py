@@ -91,7 +91,7 @@ async def _survey(environment: Environment, names: Collection[str]) -> str:
         account = await asyncio.to_thread(_lowered, environment.python, home)
         command = (environment.python, "-m", f"{__package__}.survey", str(writer), home, *sorted(names))
         process = await asyncio.create_subprocess_exec(
-            *("nice", "-n", "5", *command),
+            *("nice", "-n", "10", *command),
             cwd="/",
             env=variables_of(environment),
             stdin=asyncio.subprocess.DEVNULL,

@@ -20,6 +20,7 @@ from .choosing import differing, why_cold
 from .environments import Environment, environment_of
 from .forking import Rising, fork
 from .making import Zygote, ZygoteDied, make
+from .quiet import quiet
 from .surveying import Unfit
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 30.0
 #: How long an environment that cannot be kept warm is left alone, in seconds, or until it changes.
 _RETRY_SECONDS = 600.0
+#: Where none of the turns ended for so long, the starts that have them hang, and others do not wait for them.
+_HANGS_SECONDS = 5.0
 #: Most variables that a survey is told of because a server had them.
 _MOST_NAMES = 64
 
@@ -80,17 +83,31 @@ class Zygotes:
         self._cold: Counter[str] = Counter()
         # More at once would only wait for each other's processor time, and for longer than one of them may take.
         self._turns = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+        self._turn_ended_at = time.monotonic()
 
     # ---- a launch ----
 
     @contextlib.asynccontextmanager
     async def turn(self, spec: LaunchSpec) -> AsyncIterator[None]:
         """Wait for a warm start's turn, when it is to be one as far as is known."""
-        if any(kept.zygote and kept.environment.python == spec.command[0] for kept in self._kept.values()):
-            async with self._turns:
-                yield
-        else:
+        warm = any(kept.zygote and kept.environment.python == spec.command[0] for kept in self._kept.values())
+        if not (warm and await self._came()):
             yield
+            return
+        try:
+            yield
+        finally:
+            self._turn_ended_at = time.monotonic()
+            self._turns.release()
+
+    async def _came(self) -> bool:
+        """Wait for a turn; False when all of them hang, and waiting is of no use."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HANGS_SECONDS):
+                    return await self._turns.acquire()
+            if time.monotonic() - self._turn_ended_at >= _HANGS_SECONDS:
+                return False
 
     async def start(self, spec: LaunchSpec, confined: Confined, log_fd: int) -> Rising | None:
         """Return a forked server, or None: it is to be started cold, which is counted."""
@@ -157,6 +174,7 @@ class Zygotes:
         kept.making = asyncio.create_task(self._made(kept))
 
     async def _made(self, kept: _Kept) -> None:
+        await quiet()  # the start that has asked for it, and was cold, comes first
         began = time.monotonic()
         try:
             zygote = await make(kept.environment, kept.names, self._folder)
