@@ -152,7 +152,7 @@ async def test_a_killed_servers_route_is_gone_at_once(hub: HubProcess, begin: in
     await hub.add_user("ada")
     await hub.start_server("ada")
     with pytest.raises((TypeError, OSError, AssertionError, TimeoutError)):
-        await hub.run_cell("ada", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+        await hub.run_cell("ada", "import os, signal; os.kill(int(os.environ['JPY_PARENT_PID']), signal.SIGKILL)")
 
     async def gone() -> bool:
         model = await hub.model("ada")
