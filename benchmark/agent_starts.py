@@ -79,7 +79,7 @@ async def until_warm(site: TasksHub) -> None:
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Start a Hub, measure, stop."""
     samples: Samples = {way: defaultdict(list) for way in COMPARED}
-    async with tasks_hub(1, LINES + WAY_HOOK.format(ways=WAYS)) as site:
+    async with tasks_hub(1, LINES + WAY_HOOK.format(ways=WAYS), warm=True) as site:
         for way in COMPARED:
             await site.register(f"{way}-bot")
         await until_warm(site)

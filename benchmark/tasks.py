@@ -265,7 +265,7 @@ async def _timed(request: Callable[[], Awaitable[Any]], count: int) -> list[floa
 @asynccontextmanager
 async def demo_hub(lines: str, nodes: int = 2) -> AsyncIterator[TasksHub]:
     """Run a Hub with its agents service and nodes."""
-    async with tasks_hub(nodes, lines) as hub:
+    async with tasks_hub(nodes, lines, warm=True) as hub:
         yield hub
 
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ssh_node import SSHNode, make_client_key, noded_pid, stand_in_python
+from ssh_node import COLD, SSHNode, make_client_key, noded_pid, stand_in_python
 from waiting import eventually
 
 from jupyterhub_agentfarm.models import NodeSpec
@@ -142,6 +142,7 @@ async def openssh_node(
         python=python or stand_in_python(directory),
         state_dir=str(directory / "s"),
         simulated_gpus=simulated_gpus,
+        noded_args=COLD,
     )
     node = OpenSSHNode(directory, spec)
     node.options = options

@@ -19,6 +19,8 @@ import asyncssh
 
 from jupyterhub_agentfarm.models import NodeSpec
 
+#: Making a node warm takes longer than most tests: those that are not about it leave it out.
+COLD = ("--NodedApp.warm_servers=False",)
 STAND_IN = Path(__file__).with_name("noded_stand_in.py")
 
 
@@ -139,6 +141,7 @@ async def ssh_node(
         python=python or stand_in_python(directory),
         state_dir=str(directory / "s"),
         simulated_gpus=simulated_gpus,
+        noded_args=COLD,
     )
     node = SSHNode(directory, spec)
     try:

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,15 +161,29 @@ def lines_of(path: Path) -> list[str]:
 
 
 @asynccontextmanager
-async def tasks_hub(count: int = 2, lines: str = "", **environment: str) -> AsyncIterator[TasksHub]:
-    """Run a Hub with the agents service and so many nodes, whose agent `bot` is owned by ada."""
+async def tasks_hub(count: int = 2, lines: str = "", warm: bool = False, **environment: str) -> AsyncIterator[TasksHub]:
+    """Run a Hub with the agents service and so many nodes, whose agent `bot` is owned by ada.
+
+    Parameters
+    ----------
+    count
+        How many nodes.
+    lines
+        Lines of the Hub's configuration.
+    warm
+        Whether the nodes start servers warm, as they do by default.
+    environment
+        Variables of the Hub's process.
+    """
     environment.setdefault("AGENTFARM_SERVICES", "agentfarm,agents")
     async with AsyncExitStack() as stack:
         nodes = {}
         for number in range(1, count + 1):
             name = f"n{number}"
             made = ssh_node(name, f"127.0.0.{10 + number}", sys.executable, simulated_gpus=1)
-            nodes[name] = await stack.enter_async_context(made)
+            nodes[name] = node = await stack.enter_async_context(made)
+            if warm:
+                node.spec = replace(node.spec, noded_args=())
         specs = [node.spec for node in nodes.values()]
         kind = configured(LINES + lines)
         hub = await stack.enter_async_context(hub_process(specs, kind=kind, **environment))
