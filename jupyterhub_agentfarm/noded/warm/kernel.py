@@ -27,9 +27,9 @@ def _prctl(option: int, second: int, third: bytes | int = 0, fourth: int = 0) ->
         raise OSError(number, f"prctl {option}: {os.strerror(number)}")
 
 
-def adopt_orphans() -> None:
-    """Become the parent of descendants that lose theirs, as init is otherwise."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def adopt_orphans(adopting: bool = True) -> None:
+    """Become the parent of descendants that lose theirs, as init is otherwise; or leave them to init again."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(adopting))
 
 
 def allow_looking() -> None:

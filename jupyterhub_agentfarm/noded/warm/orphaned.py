@@ -20,13 +20,16 @@ async def reap_for_ever(patience: float = PATIENCE_SECONDS) -> None:
     """Adopt orphans, and reap those that end, until cancelled."""
     adopt_orphans()
     before: set[tuple[int, int]] = set()
-    while True:
-        await asyncio.sleep(patience)
-        ended = await asyncio.to_thread(_ended)
-        for pid, _ in ended & before:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 - it has ended
-        before = ended
+    try:
+        while True:
+            await asyncio.sleep(patience)
+            ended = await asyncio.to_thread(_ended)
+            for pid, _ in ended & before:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 - it has ended
+            before = ended
+    finally:
+        adopt_orphans(False)  # who does not reap must not adopt
 
 
 def _ended() -> set[tuple[int, int]]:
