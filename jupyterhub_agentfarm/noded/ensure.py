@@ -88,11 +88,14 @@ def ensure(socket_path: Path, arguments: Sequence[str]) -> int:
     deadline = start_at + _DEADLINE_SECONDS
     log_path = socket_path.with_name("noded.log")
     child: subprocess.Popen[bytes] | None = None
+    taken = False
     while (pid := running(socket_path)) is None:
         if child is not None and child.poll() not in (None, ALREADY_RUNS):
             raise ConflictError(f"noded ended with status {child.returncode} at once; see {log_path} on the node")
+        taken = taken or (child is not None and child.poll() == ALREADY_RUNS)
         if time.monotonic() > deadline:
-            raise ConflictError(_no_answer(child, log_path))
+            _leave(child)
+            raise ConflictError(_no_answer(taken, log_path))
         # One that found the lock taken is tried again in a while: its holder may be about to end.
         if (child is None or child.poll() is not None) and time.monotonic() >= start_at:
             child = _start(arguments, log_path)
@@ -102,13 +105,19 @@ def ensure(socket_path: Path, arguments: Sequence[str]) -> int:
         # Another one was quicker. Ours must not sit about and take over when that one ends.
         child.kill()
         child.wait()
-    elif child is not None:
-        child.returncode = 0  # it lives on, or ends by itself when the lock is taken: nobody waits for it
+    else:
+        _leave(child)
     return pid
 
 
-def _no_answer(child: subprocess.Popen[bytes] | None, log_path: Path) -> str:
-    if child is not None and child.poll() == ALREADY_RUNS:
+def _leave(child: subprocess.Popen[bytes] | None) -> None:
+    """Wait for it no more: it lives on, or ends by itself when the lock is taken."""
+    if child is not None and child.poll() is None:
+        child.returncode = 0
+
+
+def _no_answer(taken: bool, log_path: Path) -> str:
+    if taken:
         folder = log_path.parent
         return f"the noded of {folder} hangs or is stopped: end it with `agentfarm nodes restart-noded`"
     return f"noded did not answer within {_DEADLINE_SECONDS:.0f} s; see {log_path} on the node"

@@ -132,7 +132,7 @@ async def test_a_failure_is_one_sentence(state_dir: Path) -> None:
 
 async def test_a_noded_that_hangs_is_said_so(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that holds the directory and does not answer cannot be replaced; the failure tells what to do."""
-    monkeypatch.setattr(ensure_module, "_DEADLINE_SECONDS", 3)
+    monkeypatch.setattr(ensure_module, "_DEADLINE_SECONDS", 8)
     monkeypatch.setattr(ensure_module, "_ANSWER_SECONDS", 0.2)
     pid = json.loads((await ensure(state_dir))[1])["pid"]
     os.kill(pid, signal.SIGSTOP)
