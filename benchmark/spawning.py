@@ -7,7 +7,7 @@ way             what it is
 ``stock``       the farm, cold and without shortcuts: one kept connection, and a start that returns when the server
                 answers, in place of new connections and the Hub's polling
 ``cold``        the same with the shortcuts of a server's start (`jupyterhub_agentfarm/server/shortcuts.py`)
-``warm``        as the farm is by default: servers and kernels are forked
+``warm``        servers and kernels are forked
 ==============  =======================================================================================================
 
 All start a single-user server from the same environment on the same OpenSSH hosts (network namespaces of this machine),

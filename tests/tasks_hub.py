@@ -171,7 +171,7 @@ async def tasks_hub(count: int = 2, lines: str = "", warm: bool = False, **envir
     lines
         Lines of the Hub's configuration.
     warm
-        Whether the nodes start servers warm, as they do by default.
+        Whether the nodes start servers warm, which is not the default.
     environment
         Variables of the Hub's process.
     """
@@ -183,7 +183,7 @@ async def tasks_hub(count: int = 2, lines: str = "", warm: bool = False, **envir
             made = ssh_node(name, f"127.0.0.{10 + number}", sys.executable, simulated_gpus=1)
             nodes[name] = node = await stack.enter_async_context(made)
             if warm:
-                node.spec = replace(node.spec, noded_args=())
+                node.spec = replace(node.spec, noded_args=("--NodedApp.warm_servers=True",))
         specs = [node.spec for node in nodes.values()]
         kind = configured(LINES + lines)
         hub = await stack.enter_async_context(hub_process(specs, kind=kind, **environment))

@@ -124,7 +124,8 @@ def main() -> None:
     try:
         check_version(sys.argv[2])
         sys.modules.update(dict.fromkeys(order["absent"]))
-        reads = preload(order["modules"], set(order["late"]))
+        # What Python has put there itself, it would put there in a server as well: it is nothing that was given.
+        reads = preload(order["modules"], set(order["late"])) | dict.fromkeys(coerced)
         check_fit()
     except Unfit as exc:
         control.send(json.dumps({"unfit": str(exc), "module": exc.module}).encode())

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from jupyterhub_agentfarm.models import LaunchSpec
+from jupyterhub_agentfarm.noded.warm.choosing import differing
 from jupyterhub_agentfarm.noded.warm.environments import Environment, environment_of, fingerprint, why_not_trusted
 from jupyterhub_agentfarm.noded.warm.fixed import FIXED, carried, refused
+from jupyterhub_agentfarm.noded.warm.making import make
 
 SERVER = ("-m", "jupyterhub_agentfarm.server")
 
@@ -102,3 +104,13 @@ def test_what_only_a_new_program_heeds() -> None:
         assert carried({name: "x"}) == ((name, "x"),)
         assert FIXED.fullmatch(name)
     assert not FIXED.fullmatch("HOME")
+
+
+@pytest.mark.timeout(240)
+async def test_a_node_without_a_locale(tmp_path: Path) -> None:
+    """There Python chooses a character set by itself and writes it down: no variable that a server would lack."""
+    zygote = await make(Environment(sys.executable), (), tmp_path)
+    try:
+        assert differing(zygote.reads, {}) & {"LC_CTYPE", "LC_ALL", "LANG"} == set()
+    finally:
+        zygote.close()
