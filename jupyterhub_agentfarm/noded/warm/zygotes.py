@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 30.0
 #: How long an environment that cannot be kept warm is left alone, in seconds, or until it changes.
 _RETRY_SECONDS = 600.0
-#: Where none of the turns ended for so long, the starts that have them hang, and others do not wait for them.
+#: Where no turn began or ended for so long, the starts that have them hang, and others do not wait for them.
 _HANGS_SECONDS = 5.0
 #: Most variables that a survey is told of because a server had them.
 _MOST_NAMES = 64
@@ -83,7 +83,7 @@ class Zygotes:
         self._cold: Counter[str] = Counter()
         # More at once would only wait for each other's processor time, and for longer than one of them may take.
         self._turns = asyncio.Semaphore(max(2, os.cpu_count() or 1))
-        self._turn_ended_at = time.monotonic()
+        self._turn_moved_at = time.monotonic()
 
     # ---- a launch ----
 
@@ -94,10 +94,11 @@ class Zygotes:
         if not (warm and await self._came()):
             yield
             return
+        self._turn_moved_at = time.monotonic()
         try:
             yield
         finally:
-            self._turn_ended_at = time.monotonic()
+            self._turn_moved_at = time.monotonic()
             self._turns.release()
 
     async def _came(self) -> bool:
@@ -106,7 +107,7 @@ class Zygotes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HANGS_SECONDS):
                     return await self._turns.acquire()
-            if time.monotonic() - self._turn_ended_at >= _HANGS_SECONDS:
+            if time.monotonic() - self._turn_moved_at >= _HANGS_SECONDS:
                 return False
 
     async def start(self, spec: LaunchSpec, confined: Confined, log_fd: int) -> Rising | None:
