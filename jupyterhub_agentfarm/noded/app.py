@@ -112,10 +112,10 @@ class NodedApp(Application):
         """,
     )
     warm_servers = Bool(
-        False,
+        True,
         config=True,
         help="""
-        New, and off by default. Start servers by forking a process that has imported what they need: for a
+        Start servers by forking a process that has imported what they need: for a
         fraction of the processor time, and with less memory. Each environment that servers start from costs the
         node 100 MiB and some seconds of one core after each change of its packages; and all servers of one such
         process have the same seed of hash() and the same addresses of libraries. What cannot be started so is

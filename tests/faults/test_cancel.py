@@ -19,7 +19,7 @@ LATE = ("hub.server_answering", "hub.started")
 #: A start that is held and ignores this many seconds has ended by its start_timeout.
 START_TIMEOUT_SECONDS = 2
 HANDLED_SECONDS = 0.2
-#: Between two DELETEs, so that what is measured is not how long they wait for each other.
+#: Between two DELETEs, or two starts with a limit, so that what is measured is not how long they wait for each other.
 APART_SECONDS = 0.15
 
 
@@ -46,6 +46,12 @@ async def held_everywhere(farm: FaultFarm, prefix: str, points: tuple[str, ...])
     await asyncio.gather(*(farm.hub.request_server(owner, {"gpus": 0}) for owner in owners))
     await asyncio.gather(*(farm.points.reached(point, owner) for owner, point in owners.items()))
     return owners
+
+
+async def requested(farm: FaultFarm, owner: str, after_seconds: float) -> None:
+    """Ask for a server after a while."""
+    await asyncio.sleep(after_seconds)
+    await farm.hub.request_server(owner)
 
 
 async def deleted(farm: FaultFarm, owner: str, after_seconds: float) -> int:
@@ -100,7 +106,7 @@ async def test_the_start_timeout_at_every_point(farm: FaultFarm, figure: Callabl
     for owner, point in owners.items():
         farm.points.start_timeout(owner, START_TIMEOUT_SECONDS)
         farm.points.arm(point, owner)
-    await asyncio.gather(*(farm.hub.request_server(owner) for owner in owners))
+    await asyncio.gather(*(requested(farm, owner, number * APART_SECONDS) for number, owner in enumerate(owners)))
     await asyncio.gather(*(farm.points.reached(point, owner) for owner, point in owners.items()))
     await asyncio.gather(*(failed(farm, owner) for owner in owners))
     farm.points.go()
