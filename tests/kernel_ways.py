@@ -20,6 +20,55 @@ from jupyterhub_agentfarm.kernels.warm import WarmKernels
 COLD, WARM = "local-provisioner", NAME
 READY_SECONDS = 60
 
+#: What a kernel is asked about itself: a name, and an expression whose value is compared.
+SEEN = {
+    "directory": "os.getcwd()",
+    "search path": "sys.path",
+    "flags of Python": "[str(sys.flags), sys._xoptions, sys.warnoptions]",
+    "arguments": "[sys.argv[0], *sys.argv[2:-1]]",
+    "command line": "[word for word in sys.orig_argv if not word.endswith('.json')]",
+    "command line in /proc": "[w for w in open('/proc/self/cmdline').read().split(chr(0)) if not w.endswith('.json')]",
+    "environment": "dict(os.environ)",
+    "environment in /proc": "sorted(open('/proc/self/environ').read().split(chr(0)))",
+    "user's own packages": "[site.ENABLE_USER_SITE, site.USER_SITE, site.PREFIXES]",
+    "session and group": "[os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid()]",
+    "identity": "[os.getuid(), os.getgid(), os.getgroups()]",
+    "file mode mask": "[os.umask(0o22), os.umask(0o22)][0]",
+    "limits": "{n: resource.getrlimit(getattr(resource, n)) for n in dir(resource) if n.startswith('RLIMIT_')}",
+    "signals": "{s.name: str(signal.getsignal(s)).split(' at ')[0] for s in signal.Signals if s not in (9, 19)}",
+    "blocked signals": "sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))",
+    "standard input": "sys.__stdin__.read()",
+    "streams": "[os.path.basename(os.readlink(f'/proc/self/fd/{n}')).split(':')[0] for n in (0, 1, 2)]",
+    "encodings": "[sys.__stdout__.encoding, sys.stdout.encoding, sys.getfilesystemencoding(), locale.getlocale()]",
+    "time zone": "time.tzname",
+    "priority": "[os.nice(0), sorted(os.sched_getaffinity(0))]",
+    "names": "sorted(n for n in get_ipython().user_ns if n != '__warmed__')",
+    "main module": "[__name__, sys.modules['__main__'].__dict__ is get_ipython().user_ns]",
+    "logging": "[logging.root.level, [type(h).__name__ for h in logging.root.handlers]]",
+    "warnings": "[str(f) for f in warnings.filters]",
+    "hooks": "[sys.excepthook.__name__, threading.excepthook.__name__, str(sys.displayhook).split(' at ')[0]]",
+    "import system": "[len(sys.meta_path), len(sys.path_hooks)]",
+    "garbage collector": "[gc.isenabled(), gc.get_threshold()]",
+    "limits of Python": "[sys.getrecursionlimit(), sys.getswitchinterval(), faulthandler.is_enabled()]",
+    "application": "[get_ipython().kernel.parent.name, type(get_ipython().kernel.parent).__name__]",
+    "parent as told": "get_ipython().kernel.parent.parent_handle",
+    "multiprocessing": "[multiprocessing.get_start_method(), multiprocessing.current_process().name]",
+    "event loop": "type(asyncio.get_event_loop_policy()).__name__",
+    "a new process": "str(subprocess.check_output([sys.executable, '-c', 'import sys; print(sys.flags, sys.path)']))",
+    "temporary files": "tempfile.gettempdir()",
+    "scratch": "[os.path.expanduser('~'), get_ipython().ipython_dir]",
+    "cache of completion": "__import__('jedi').settings.cache_directory",
+    "cache of its parser": "str(__import__('parso').cache._default_cache_path)",
+    "startup script": "globals().get('STARTED')",
+    "threads for sums": "[i['num_threads'] for i in __import__('threadpoolctl').threadpool_info()]",
+    "resources used": "resource.getrusage(resource.RUSAGE_SELF).ru_utime < 5",
+}
+#: What these expressions need.
+MODULES = (
+    "asyncio faulthandler gc json locale logging multiprocessing os resource signal site subprocess sys tempfile "
+    "threading time warnings numpy"
+)
+
 
 class Kernel:
     """A kernel and a client of it."""

@@ -70,6 +70,22 @@ class Served:
         async with self.client() as client:
             return await client.get(self.url(path))
 
+    async def ran(self, code: str) -> str:
+        """Return what a cell of Python prints that is run in a kernel of it."""
+        cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None, "source": code}
+        notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        runs = self.url("agentfarm/api/v1/runs")
+        async with self.client() as client:
+            run = (await client.post(runs, json={"notebook": notebook})).json()["id"]
+
+            async def ended() -> Any:
+                return (await client.get(f"{runs}/{run}")).json()["ended_at"]
+
+            await eventually(ended, "the run has ended", timeout=60)
+            (made,) = (await client.get(f"{runs}/{run}/notebook")).json()["cells"]
+        assert [output["output_type"] for output in made["outputs"]] == ["stream"], made["outputs"]
+        return str(made["outputs"][0]["text"])
+
     def proc(self, name: str) -> bytes:
         """Return a file of /proc."""
         return Path(f"/proc/{self.pid}/{name}").read_bytes()

@@ -122,7 +122,8 @@ class Bench(LoggingConfigurable):
     async def _notebooks(self, run: BenchmarkRun) -> dict[str, Mapping[str, Any]]:
         kept = run.definition.get("notebooks")
         hashes = kept if isinstance(kept, Mapping) else {}
-        return {case: json.loads(await self.store.notebook(str(sha256))) for case, sha256 in hashes.items()}
+        texts = {case: await self.store.notebook(str(sha256)) for case, sha256 in hashes.items()}
+        return {case: await asyncio.to_thread(json.loads, text) for case, text in texts.items()}
 
     def _launch(
         self,

@@ -88,6 +88,7 @@ class Servers:
                 raise ConflictError(f"lease {lease_id} is {lease.state}, it cannot be launched: {lease.detail}")
             link = self._inventory.link(lease.node)
             node = self._inventory.node(lease.node).spec
+            await link.tried()  # a controller that took over from another has no connections for a moment
             order = limited_order(order, self._owners.of(lease.owner))
             spec = launch_spec(lease, order, node, self._inventory.isolation_of(node), link.peer_address)
             status = await link.client.launch(spec)

@@ -114,6 +114,8 @@ class DemoApp(Parsed):
 
         with bars(output) as progress:
             await farm.start(progress)
+            if self.real_gpus:
+                progress.say(await farm.gpus())
             await register_agent(farm.layout.runtime, farm.layout.agent_token, progress)
             progress.say(self._where(farm))
             try:

@@ -16,11 +16,13 @@ from ..controller.client import FarmClient
 from ..errors import AgentFarmError, FarmUnavailable
 from ..share import share_path
 from ..terminal.progress import Bars
+from .gpus import described
 from .layout import Layout, free_ports, tail
 from .processes import ENV_DEMO_DIR, spawn, sweep, terminate
 
 _NODES_SECONDS = 20
 _READY_SECONDS = 120
+_REPORT_SECONDS = 20
 _RELEASE_SECONDS = 15
 _HUB_SECONDS = 15
 _POLL_SECONDS = 0.2
@@ -184,6 +186,21 @@ class DemoFarm:
                 if time.monotonic() > deadline:
                     raise self._failed(f"the farm was not ready after {_READY_SECONDS} s ({text})")
                 await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            await client.aclose()
+
+    async def gpus(self) -> str:
+        """Return what is to be said of the GPUs of the first node, as soon as it has reported."""
+        client = self.client()
+        try:
+            async with asyncio.timeout(_REPORT_SECONDS):
+                while True:
+                    (node, *_) = await client.nodes()
+                    if node["telemetry"] is not None:
+                        return described(node["telemetry"])
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError as exc:
+            raise self._failed(f"the node did not report within {_REPORT_SECONDS} s") from exc
         finally:
             await client.aclose()
 

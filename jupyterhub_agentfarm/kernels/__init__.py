@@ -2,7 +2,8 @@
 
 A cold kernel spends most of its start importing. At its first kernel a server starts a *zygote*, an ordinary Python of
 the server's own interpreter, account, environment and limits, which imports ipykernel and then, while nobody waits,
-the libraries that :attr:`~.warm.WarmKernels.preload` names. Each further kernel is a fork of it::
+the libraries that :attr:`~.warm.WarmKernels.preload` names. A server that was forked itself is born with one, whose
+imports are done (:mod:`.inborn`). Each kernel is a fork of it::
 
     server (provisioner)                zygote                        kernel
       | one byte, four descriptors  ---->  |
@@ -21,5 +22,7 @@ What a fork cannot give, a cold start does, and the reason is counted (:mod:`.co
 program, variables that only count when a process starts, packages that have changed since the imports. A kernel that
 does not come up warm is started cold before that is a failure.
 
-Of a cold kernel it differs in this: its parent is the zygote, and all kernels of one zygote have one hash seed.
+Of a cold kernel it differs in this: its parent is the zygote, and all kernels of one zygote have one hash seed. Where
+the server was born with the zygote, kernels find imported what servers import, with what that adds to warnings' filters
+and the import system, and on a node without a locale `sys.flags.utf8_mode` is the server's.
 """

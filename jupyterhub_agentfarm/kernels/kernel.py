@@ -15,6 +15,7 @@ from typing import Any
 
 from ipykernel import kernelapp
 
+from .shown import show
 from .title import set_title
 from .wire import receive, send
 
@@ -41,7 +42,10 @@ def run(channel: socket.socket, streams: tuple[int, int, int], written: Mapping[
     seed()
     sys.argv = [launcher(), *request["arguments"]]
     sys.orig_argv[:] = request["command"]
-    set_title(request["command"])
+    try:
+        show(request["command"], request["environment"])
+    except OSError:  # an older kernel of Linux: ps shows the command all the same
+        set_title(request["command"])
     serve(channel, request["arguments"])
 
 

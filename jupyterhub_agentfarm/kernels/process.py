@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import subprocess
@@ -16,6 +17,41 @@ UNKNOWN_STATUS = 1
 #: How long the zygote may take to tell it, in seconds.
 _TELLING_SECONDS = 1.0
 _PAUSE_SECONDS = 0.02
+
+
+class Child:
+    """As much of :class:`subprocess.Popen` as is used of it, for a child that was forked.
+
+    Parameters
+    ----------
+    pid
+        The process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._ended = False
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it has ended.
+
+        Raises
+        ------
+        subprocess.TimeoutExpired
+            It lives after `timeout` seconds.
+        """
+        if self._ended:
+            return
+        pidfd = os.pidfd_open(self.pid)  # it is not reaped yet, so it is this process
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(None if timeout is None else timeout * 1e3):
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        finally:
+            os.close(pidfd)
+        os.waitpid(self.pid, 0)
+        self._ended = True
 
 
 class KernelProcess:

@@ -19,12 +19,14 @@ from jupyterhub_agentfarm.traitlets import Seconds
 
 from .conditions import Cold, Program, check_environment, check_options, program
 from .process import KernelProcess
-from .running import RunningZygote
+from .running import RunningZygote, inborn, started
 from .wire import Channel, Message
 
 #: After a zygote that came to nothing the next is tried so much later, in seconds: each delays a kernel.
 RETRY_SECONDS = 600.0
 _PAUSE_SECONDS = 0.01
+#: How long one that is not wanted may take to end, in seconds; it takes milliseconds.
+_DECLINED_SECONDS = 1.0
 
 
 class WarmKernels(SingletonConfigurable):
@@ -47,10 +49,18 @@ class WarmKernels(SingletonConfigurable):
         "time of two imports, once per server that starts a kernel. A library that starts threads or touches a GPU "
         "when it is imported is left out, and the log says so.",
     ).tag(config=True)
+    inborn = Bool(
+        True,
+        help="Whether kernels of a server that was started warm are forked from what the server was forked from, too: "
+        "its first kernel is there in a tenth of a second. Such kernels find imported what servers import: until "
+        "they are restarted a newer requests that their user installs is not used, and a file of that name in the "
+        "working directory is not found. False: they are forked from a process that has imported what kernels need and "
+        "nothing else, which is started with the first kernel.",
+    ).tag(config=True)
     early = Bool(
         False,
-        help="Whether the process that kernels are forked from is started with the server, not with its first kernel: "
-        "that kernel, too, answers in a tenth of a second then. The price is its memory, some 20 MiB, and half a "
+        help="Whether the process that kernels are forked from is ready when the server is, not with its first kernel, "
+        "also in a server that was started cold. The price is its memory, some 20 MiB, and in such a server half a "
         "second of a core, for servers that never have a kernel as well.",
     ).tag(config=True)
     idle_timeout = Seconds(
@@ -95,6 +105,13 @@ class WarmKernels(SingletonConfigurable):
         if self.enabled and _possible() and wanted.interpreter not in self._zygotes:
             with contextlib.suppress(Cold):
                 self._zygotes[wanted.interpreter] = self._new(wanted)
+
+    def decline(self) -> None:
+        """Let the zygote that this process was born with go: its kernels are not to be forked."""
+        zygote = inborn()
+        if zygote is not None:
+            zygote.close()
+            zygote.gone(_DECLINED_SECONDS)
 
     async def start(self, command: Sequence[str], options: Mapping[str, Any]) -> KernelProcess:
         """Fork a kernel.
@@ -149,17 +166,23 @@ class WarmKernels(SingletonConfigurable):
             await asyncio.sleep(_PAUSE_SECONDS)
             self._hear(zygote)
         if not zygote.ready:
-            self._vain[wanted.interpreter] = time.monotonic() + RETRY_SECONDS
-            raise Cold(
-                "ended", f"the zygote ended before it was ready; the next is tried in {RETRY_SECONDS / 60:g} min"
-            )
+            if not zygote.inborn:
+                self._vain[wanted.interpreter] = time.monotonic() + RETRY_SECONDS
+            raise Cold("ended", "the zygote ended before it was ready")
 
     def _new(self, wanted: Program) -> RunningZygote:
         told = {"libraries": list(self.preload), "idle_seconds": self.idle_timeout}
         try:
-            return RunningZygote(wanted.interpreter, told)
+            return self._awakened(wanted, told) or started(wanted.interpreter, told)
         except OSError as exc:
             raise Cold("ended", f"the zygote cannot be started: {exc}") from exc
+
+    def _awakened(self, wanted: Program, told: Mapping[str, Any]) -> RunningZygote | None:
+        zygote = inborn() if self.inborn and wanted.interpreter == (sys.executable,) else None
+        if zygote is not None and not zygote.awaken(told):
+            self._old.append(zygote)
+            return None
+        return zygote
 
     def _hear(self, zygote: RunningZygote) -> None:
         for message in zygote.news():

@@ -24,6 +24,7 @@ from typing import Any
 
 from .environment import Watched
 from .fitness import descriptors, unfit
+from .inborn import NOTHING, Imported
 from .packages import Fingerprint, fingerprint
 from .title import set_title
 from .wire import FORK_DESCRIPTORS, send
@@ -85,14 +86,25 @@ class Zygote:
         What to import while nobody asks.
     idle_seconds
         How long to wait for a request while no kernel lives; 0: for ever.
+    imported
+        What this process has imported before.
+    packages
+        What was installed then.
     """
 
-    def __init__(self, control: socket.socket, libraries: list[str], idle_seconds: float) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        libraries: list[str],
+        idle_seconds: float,
+        imported: Imported,
+        packages: Fingerprint,
+    ) -> None:
         self._control, self._libraries, self._idle_seconds = control, libraries, idle_seconds
-        self._written: dict[str, str | None] = {}
+        self._read, self._written = set(imported.read), dict(imported.written)
         self._kernels: dict[int, Kernel] = {}
         self._trial: Trial | None = None
-        self._packages: Fingerprint = fingerprint()
+        self._packages = packages
         #: When a kernel was last asked for, and when the last library was dealt with.
         self._asked_at = self._minded_at = time.monotonic()
         self._open = True
@@ -104,8 +116,9 @@ class Zygote:
                 _import(module)
         gc.collect()
         gc.freeze()
+        self._read |= environment.read
         self._written |= environment.written
-        self._tell(read=sorted(environment.read), **told)
+        self._tell(read=sorted(self._read), **told)
 
     def serve(self) -> Forked | None:
         """Fork kernels; return in each of them with what it begins with, and in the zygote, with None, when it is over.
@@ -169,6 +182,7 @@ class Zygote:
             pid = os.fork()
             if pid == 0:
                 os.setsid()
+                self._control.close()  # here, by its object: the kernel will have something else under its number
                 return Forked(channel, (received[1], received[2], received[3]), self._written)
             kernel = Kernel(pid, os.pidfd_open(pid), channel)
             self._kernels[kernel.pidfd] = kernel
@@ -253,9 +267,11 @@ def _import(module: str) -> None:
         importlib.import_module(module)
 
 
-def begin(control: socket.socket, libraries: list[str], idle_seconds: float) -> Forked | None:
+def begin(
+    control: socket.socket, libraries: list[str], idle_seconds: float, imported: Imported, packages: Fingerprint
+) -> Forked | None:
     """Import what kernels need, and fork kernels; see :meth:`Zygote.serve`."""
-    zygote = Zygote(control, libraries, idle_seconds)
+    zygote = Zygote(control, libraries, idle_seconds, imported, packages)
     zygote.load(BASE)
     why = unfit(descriptors())
     if why:
@@ -274,7 +290,8 @@ def main() -> None:
     _forget_directory()
     options = json.loads(sys.argv[1])
     set_title([*sys.orig_argv[:-1]])
-    forked = begin(socket.socket(fileno=options["control"]), options["libraries"], options["idle_seconds"])
+    control = socket.socket(fileno=options["control"])
+    forked = begin(control, options["libraries"], options["idle_seconds"], NOTHING, fingerprint())
     if forked is not None:
         from .kernel import run
 

@@ -25,18 +25,18 @@ async def adopt(store: Store, starter: Starter) -> list[Server]:
     if not records:
         return []
     census = await asyncio.to_thread(Census)
-    return [_adopted(record, census, starter) for record in records]
+    return [_adopted(record, census, starter, store.mark) for record in records]
 
 
-def _adopted(record: Record, census: Census, starter: Starter) -> Server:
+def _adopted(record: Record, census: Census, starter: Starter, noded: str) -> Server:
     status = record.status
     same_boot = status.boot_id == starter.boot_id
     if status.exit is None and same_boot and status.pid == 0:
         # The earlier noded was killed between writing the record and starting the process, or just after.
-        leader = census.leader_of(status.lease, record.uid)
+        leader = census.leader_of(status.lease, record.uid, noded)
         if leader is not None:
             return starter.track(record, leader, child=None, state="running")
-    server = Server(record)
+    server = Server(record, noded=noded)
     if status.exit is not None:
         server.mark_exited(status.exit)
     elif not same_boot or not procfs.alive(status.pid, status.pid_start_ticks):

@@ -1,8 +1,8 @@
 """Which processes belong to which server.
 
-Everything of a server = its cgroup, its session, what descends from them, and the processes of its account whose
-environment names the lease, and whatever was once seen to be one of these. Kernels make sessions of their own and
-daemons leave the tree; no single one of the five finds them all.
+Everything of a server = its cgroup, its session, what descends from them, the processes of its account whose
+environment names the lease and no other noded, and whatever was once seen to be one of these. Kernels make sessions of
+their own and daemons leave the tree; no single one of the five finds them all.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Identity:
     end_was_watched: bool = False
     #: User id of its account; None: noded's own.
     uid: int | None = None
+    #: What names the noded whose server it is; "": any noded's.
+    noded: str = ""
     #: Processes that were seen to belong to it, as pid and start time.
     seen: tuple[tuple[int, int], ...] = ()
 
@@ -36,7 +38,7 @@ class Census:
     def __init__(self) -> None:
         self.processes = procfs.scan()
         self._children: dict[int, list[int]] = {}
-        self._marks: dict[int, tuple[str, int]] = {}
+        self._marks: dict[int, procfs.Mark] = {}
         for process in self.processes.values():
             self._children.setdefault(process.ppid, []).append(process.pid)
             mark = procfs.mark_of(process.pid)
@@ -65,15 +67,19 @@ class Census:
         for pid, ticks in identity.seen:
             if pid in self.processes and self.processes[pid].start_ticks == ticks:
                 yield pid
-        yield from self._marked(identity.lease, identity.uid)
+        yield from self._marked(identity.lease, identity.uid, identity.noded)
 
-    def _marked(self, lease: str, uid: int | None) -> Iterable[int]:
+    def _marked(self, lease: str, uid: int | None, noded: str) -> Iterable[int]:
         # Until it takes on its account, a server's process is noded's.
         accounts = (uid, os.getuid())
-        return (pid for pid, (name, owner) in self._marks.items() if name == lease and owner in accounts)
+        return (
+            pid
+            for pid, mark in self._marks.items()
+            if mark.lease == lease and mark.uid in accounts and (not noded or mark.noded in ("", noded))
+        )
 
-    def leader_of(self, lease: str, uid: int | None = None) -> procfs.Process | None:
+    def leader_of(self, lease: str, uid: int | None = None, noded: str = "") -> procfs.Process | None:
         """Return the first process of a lease that leads a session: the server's own process."""
-        marked = (self.processes[pid] for pid in self._marked(lease, uid))
+        marked = (self.processes[pid] for pid in self._marked(lease, uid, noded))
         leaders = [process for process in marked if process.session == process.pid and not process.zombie]
         return min(leaders, key=lambda process: process.start_ticks, default=None)

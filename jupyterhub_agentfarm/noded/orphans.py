@@ -34,8 +34,7 @@ from .isolation.systemd import scope_name
 
 log = logging.getLogger(__name__)
 
-#: Names the noded that started a server, in its environment.
-NODED_VARIABLE = "AGENTFARM_NODED"
+NODED_VARIABLE = procfs.NODED_VARIABLE
 #: Longest time between two looks, in seconds.
 _LOOK_SECONDS = 5.0
 _SHORTEST_LOOK_SECONDS = 0.1

@@ -8,9 +8,12 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 #: The variable that every process of a server inherits.
 MARKER = "AGENTFARM_LEASE_ID"
+#: Names the noded that started a server, in its environment.
+NODED_VARIABLE = "AGENTFARM_NODED"
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 #: More than most environments have.
@@ -101,11 +104,18 @@ def alive(pid: int, start_ticks: int) -> bool:
     return process is not None and not process.zombie and process.start_ticks == start_ticks
 
 
-def mark_of(pid: int) -> tuple[str, int] | None:
-    """Return the lease that the environment of `pid` names, and the process's user id.
+class Mark(NamedTuple):
+    """What the environment of a process says of whose it is."""
 
-    Anybody can name any lease: whoever asks compares the id with that of the server's account.
-    """
+    lease: str
+    #: User id of the process: anybody can name any lease, so whoever asks compares it with the server's account.
+    uid: int
+    #: What names the noded that started it; "": it does not say.
+    noded: str = ""
+
+
+def mark_of(pid: int) -> Mark | None:
+    """Return what the environment of `pid` says, or None when it names no lease."""
     try:
         environment = _read_bytes(f"/proc/{pid}/environ")
         if MARKER.encode() not in environment:
@@ -113,15 +123,20 @@ def mark_of(pid: int) -> tuple[str, int] | None:
         uid = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116
     except OSError:
         return None
-    prefix = f"{MARKER}=".encode()
-    values = [entry[len(prefix) :] for entry in environment.split(b"\0") if entry.startswith(prefix)]
-    return (values[0].decode(errors="replace"), uid) if values else None
+    entries = environment.split(b"\0")
+    lease = _value(entries, MARKER)
+    return Mark(lease, uid, _value(entries, NODED_VARIABLE)) if lease else None
+
+
+def _value(entries: list[bytes], name: str) -> str:
+    prefix = f"{name}=".encode()
+    return next((entry[len(prefix) :] for entry in entries if entry.startswith(prefix)), b"").decode(errors="replace")
 
 
 def lease_of(pid: int) -> str | None:
     """Return the lease that the environment of `pid` names, when the process is of our own account."""
     mark = mark_of(pid)
-    return mark[0] if mark is not None and mark[1] == os.getuid() else None
+    return mark.lease if mark is not None and mark.uid == os.getuid() else None
 
 
 def send_signal(pid: int, start_ticks: int, number: signal.Signals) -> bool:

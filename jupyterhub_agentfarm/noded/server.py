@@ -48,9 +48,12 @@ class Server:
         What is, or will be, written down.
     child
         The process, when this noded started it; None for an adopted one.
+    noded
+        What names this noded in the environment of its servers' processes; "": nothing does.
     """
 
-    def __init__(self, record: Record, child: Child | None = None) -> None:
+    def __init__(self, record: Record, child: Child | None = None, noded: str = "") -> None:
+        self._noded = noded
         self.status = record.status
         self.cgroups, self.uid, self.sandbox = record.cgroups, record.uid, record.sandbox
         self.exited = asyncio.Event()
@@ -77,6 +80,7 @@ class Server:
             self.cgroups,
             self._end_was_watched,
             self.uid,
+            self._noded,
             seen=tuple(self.seen.items()),
         )
 

@@ -235,7 +235,7 @@ class Starter:
             pid_start_ticks=process.start_ticks,
             cgroup=cgroups[0] if cgroups else None,
         )
-        return Server(dataclasses.replace(record, status=status, cgroups=cgroups), child)
+        return Server(dataclasses.replace(record, status=status, cgroups=cgroups), child, self._store.mark)
 
     async def _listens(self, server: Server, port: int, deadline: float) -> bool:
         """Return whether the server came to listen on `port`; false when it ended or took too long."""

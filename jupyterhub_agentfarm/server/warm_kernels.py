@@ -41,7 +41,10 @@ def use_warm_kernels(app: ServerApp) -> None:
     kernels = WarmKernels.instance(parent=app)
     factory = KernelProvisionerFactory.instance(parent=app)
     named = factory.default_provisioner_name_env in os.environ or "KernelProvisionerFactory" in app.config
-    if kernels.enabled and not named and NAME in factory.get_provisioner_entries():
+    forking = kernels.enabled and not named and NAME in factory.get_provisioner_entries()
+    if not (forking and kernels.inborn):
+        kernels.decline()
+    if forking:
         factory.default_provisioner_name = NAME
         REGISTRY.register(StartsCollector(kernels))
         if kernels.early:

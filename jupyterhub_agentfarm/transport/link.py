@@ -47,6 +47,8 @@ OPEN_SECONDS = 10.0
 STEADY_SECONDS = 1.0
 #: First pause between two attempts, in seconds.
 FIRST_PAUSE_SECONDS = 0.5
+#: For how long a launch waits for the first attempt to connect to have ended.
+FIRST_ATTEMPT_SECONDS = 15.0
 
 
 class LinkListener(Protocol):
@@ -118,6 +120,8 @@ class NodeLink:
         self._why = "it was not connected yet"
         self._early: list[Telemetry | ServerStatus] | None = None
         self._kicked = asyncio.Event()
+        #: The first attempt to connect has ended, well or not.
+        self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -138,6 +142,12 @@ class NodeLink:
         if self._client is None:
             raise NodeUnreachable(self.name, self._why)
         return self._client
+
+    async def tried(self) -> None:
+        """Wait until the first attempt to connect has ended: before that nobody knows whether the node is there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_ATTEMPT_SECONDS):
+                await self._tried.wait()
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -204,6 +214,7 @@ class NodeLink:
         # A cancellation that meets the end of a connection attempt can be lost in it (`wait_for` of Python 3.11).
         while not self._closed:
             error, up_seconds = await self._attempt(quick)
+            self._tried.set()
             if self._closed:
                 return
             self._why = error.message.removeprefix(f"node {self.name}: ")
@@ -266,6 +277,7 @@ class NodeLink:
         interval_seconds = await client.subscribe()
         servers = await client.servers()
         self._client = client
+        self._tried.set()
         self._listener.link_up(self.name, facts, servers)
         early, self._early = self._early or [], None
         for event in early:

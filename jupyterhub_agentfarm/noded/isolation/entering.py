@@ -16,7 +16,7 @@ from jupyterhub_agentfarm.errors import LaunchFailed
 from jupyterhub_agentfarm.models import LaunchSpec
 
 from ..listening import failed
-from ..procfs import MARKER
+from ..procfs import MARKER, NODED_VARIABLE
 from .enter import ENTERED
 from .layers import Confined
 
@@ -35,6 +35,8 @@ def start(spec: LaunchSpec, confined: Confined, log_fd: int) -> subprocess.Popen
     LaunchFailed
         A step failed: nothing runs.
     """
+    given = dict(confined.environment)
+    marks = {MARKER: spec.lease} | {name: given[name] for name in (NODED_VARIABLE,) if name in given}
     plan_fd = plan_of(confined)
     read_fd, status_fd = os.pipe()
     kept = [plan_fd, status_fd] if confined.socket_fd is None else [plan_fd, status_fd, confined.socket_fd]
@@ -44,7 +46,7 @@ def start(spec: LaunchSpec, confined: Confined, log_fd: int) -> subprocess.Popen
             [*confined.placed.outer, *command],
             cwd="/",
             # The server's own environment might steer the programs before it, which may run as root.
-            env={**_plain_environment(), MARKER: spec.lease},
+            env=_plain_environment() | marks,
             stdin=subprocess.DEVNULL,
             stdout=log_fd,
             stderr=log_fd,

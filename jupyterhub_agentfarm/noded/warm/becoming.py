@@ -3,7 +3,7 @@
 ::
 
     own session, output, descriptors ─▶ /proc shows the server's command ─▶ (its scope) ─▶ cgroups, limits, account, cwd
-      ─▶ environment ─▶ what modules keep is set right ─▶ the launcher, as `python -m` starts it
+      ─▶ environment ─▶ what modules keep is set right ─▶ the zygote of its kernels ─▶ the launcher, as `python -m` does
 
 Each step that fails ends the process and is told through the status pipe, in the form of :mod:`..isolation.enter`.
 What differs from a cold server and cannot be helped: the seed of `hash()` and the addresses of libraries are the same
@@ -24,9 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from jupyterhub_agentfarm import serving
+from jupyterhub_agentfarm.kernels.inborn import Imported
+from jupyterhub_agentfarm.kernels.shown import show
 
 from ..isolation.enter import ENTERED, StepFailed, confine
-from .kernel import allow_looking, show
+from .bearing import bear
+from .kernel import allow_looking
 from .mending import mend, user_site
 
 #: What the status pipe says, beside `ENTERED` and a failed step.
@@ -50,7 +53,7 @@ class Given:
     sock: int | None = None
 
 
-def become(given: Given, coerced: Mapping[str, str]) -> None:
+def become(given: Given, coerced: Mapping[str, str], imported: Imported) -> None:
     """Be the server; return, or raise SystemExit, when it ended.
 
     Parameters
@@ -59,6 +62,8 @@ def become(given: Given, coerced: Mapping[str, str]) -> None:
         The descriptors.
     coerced
         What Python puts into the environment when it starts.
+    imported
+        What was imported, for the server's kernels.
     """
     try:
         plan = _enter(given)
@@ -70,6 +75,8 @@ def become(given: Given, coerced: Mapping[str, str]) -> None:
     except StepFailed as exc:
         os.write(given.status, f"{exc.step}\n{exc.code}\n{exc.path}".encode(errors="replace"))
         os._exit(_NO_SERVER)
+    if bear(imported, without=SOCKET_VARIABLE):
+        return
     serving.forked, serving.listener = True, lambda: _tell(given.status)
     gc.enable()
     # The rest is what `python -m` does.

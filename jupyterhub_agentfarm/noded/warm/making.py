@@ -132,7 +132,7 @@ async def _preloaded(
     process, ours = await asyncio.to_thread(_begun, environment.python, variables)
     answer: dict[str, Any] = {}
     try:
-        order = {key: found[key] for key in ("modules", "late", "absent")} | {"environment": variables}
+        order = {key: found[key] for key in ("modules", "for_kernels", "late", "absent")} | {"environment": variables}
         answer = await _asked(ours, json.dumps(order).encode())
     finally:
         if "reads" not in answer:

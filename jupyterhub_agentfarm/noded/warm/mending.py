@@ -85,8 +85,12 @@ def _seed(module: Any) -> None:
     module.random.seed()
 
 
+def _process_id(module: Any) -> None:
+    module._pid, module._pid_msg = os.getpid(), f"{os.getpid()}: "  # noqa: SLF001 - it begins lines of a log
+
+
 def _nothing(_module: Any) -> None:
-    """Leave it: it asks only whether its process has certain files below /proc."""
+    """Leave it: it keeps nothing of what it asks for."""
 
 
 #: What sets a module right. Each is the answer to something that its import reads.
@@ -99,5 +103,9 @@ MENDED: Mapping[str, Callable[[Any], None]] = {
     "multiprocessing.process": _main_process,
     "rich": _directory,
     "psutil._pslinux": _nothing,
+    "jedi.settings": _anew,
+    "parso.cache": _anew,
+    "debugpy.common.log": _nothing,
+    "_pydevd_bundle._debug_adapter.pydevd_schema_log": _process_id,
     "numpy": _seed,
 }

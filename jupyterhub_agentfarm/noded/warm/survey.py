@@ -1,9 +1,10 @@
 """``python -m jupyterhub_agentfarm.noded.warm.survey FD FOLDER NAME…``: what a server of this environment imports.
 
 It is a server: the same launcher, with a small stand-in of its Hub, asked for what a browser asks first. What it has
-imported then goes to FD as JSON, and the process ends::
+imported then, and what its kernels would import, goes to FD as JSON, and the process ends::
 
-    modules     in the order of their import
+    modules     in the order of their import, those for kernels last
+    for_kernels those that only kernels need
     absent      those of them that the launcher keeps from being imported
     late        those of them that have to be imported in each server: they keep something that differs between servers
                 (an identity, or one of the variables NAME…), or cannot be imported without one that does
@@ -13,6 +14,8 @@ FOLDER is the home of its account, and is empty. Only who has its token, which n
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import runpy
@@ -26,6 +29,8 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import Any
+
+from jupyterhub_agentfarm.kernels.zygote import BASE
 
 from .fixed import CARRIED, FIXED, leave_directory
 from .mending import MENDED
@@ -113,6 +118,15 @@ def _visit(url: str, token: str) -> None:
                 raise
 
 
+def _import_for_kernels() -> list[str]:
+    """Import what a server's kernels need, for the zygote that a server bears; return what the server has not."""
+    before = set(sys.modules)
+    for module in BASE:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    return sorted(set(sys.modules) - before)
+
+
 def _report(recording: Recording, names: set[str], before: set[str]) -> Mapping[str, Any]:
     modules = [name for name in list(sys.modules) if name not in before]
     late = late_modules(recording, names, list(sys.modules))
@@ -141,8 +155,9 @@ def main() -> None:
         code = 1
         try:
             _visit(f"http://127.0.0.1:{sock.getsockname()[1]}{PREFIX}", token)
+            for_kernels = _import_for_kernels()
             with open(report_fd, "w", encoding="utf-8") as report:
-                json.dump(_report(recording, {*names, *environment}, before), report)
+                json.dump({**_report(recording, {*names, *environment}, before), "for_kernels": for_kernels}, report)
             code = 0
         finally:
             os._exit(code)

@@ -19,11 +19,12 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from jupyterhub_agentfarm import __version__
+from jupyterhub_agentfarm.kernels.inborn import Imported
 
 from .becoming import Given, become
 from .fixed import leave_directory
@@ -52,8 +53,15 @@ class Unfit(Exception):
         self.module = module
 
 
-def preload(modules: Sequence[str], late: set[str]) -> dict[str, str | None]:
-    """Import `modules` but for the late ones; return the variables that were read meanwhile, with their values.
+def preload(modules: Sequence[str], late: set[str], quiet: Collection[str] = ()) -> dict[str, set[str]]:
+    """Import `modules` but for the late ones; return who read each variable meanwhile.
+
+    Parameters
+    ----------
+    modules, late
+        As the survey tells them.
+    quiet
+        Those that may say nothing: what they have to say concerns kernels.
 
     Raises
     ------
@@ -64,13 +72,31 @@ def preload(modules: Sequence[str], late: set[str]) -> dict[str, str | None]:
     with Recording(identity=False) as recording:
         for name in modules:
             if name not in late and name not in sys.modules:
-                with suppress(ImportError):
+                with suppress(ImportError), _silence() if name in quiet else nullcontext():
                     importlib.import_module(name)
                 _check(name, late, descriptors)
-    reads = {name: found - set(MENDED) for name, found in recording.reads.items()}
-    if reads.get(EVERYTHING):
-        raise Unfit("it copies the environment", min(reads[EVERYTHING]))
-    return {name: os.environ.get(name) for name, found in reads.items() if found}
+    if copying := recording.reads.get(EVERYTHING, set()) - set(MENDED):
+        raise Unfit("it copies the environment", min(copying))
+    return recording.reads
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
+        yield
+
+
+def kept(reads: Mapping[str, set[str]], environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the variables of which modules keep values, and these, but for what is set right in each server.
+
+    Parameters
+    ----------
+    reads
+        Who read each.
+    environment
+        The variables before the imports, which may have set some for themselves.
+    """
+    return {name: environment.get(name) for name, found in reads.items() if found - set(MENDED)}
 
 
 def _descriptors() -> int:
@@ -124,24 +150,30 @@ def main() -> None:
     try:
         check_version(sys.argv[2])
         sys.modules.update(dict.fromkeys(order["absent"]))
-        # What Python has put there itself, it would put there in a server as well: it is nothing that was given.
-        reads = preload(order["modules"], set(order["late"])) | dict.fromkeys(coerced)
+        before = dict(os.environ)
+        reads = preload(order["modules"], set(order["late"]), set(order["for_kernels"]))
         check_fit()
     except Unfit as exc:
         control.send(json.dumps({"unfit": str(exc), "module": exc.module}).encode())
         return
     gc.collect()
     gc.freeze()
-    control.send(json.dumps({"reads": reads}).encode())
+    # What Python has put there itself, it would put there in a server as well: it is nothing that was given.
+    control.send(json.dumps({"reads": kept(reads, before) | dict.fromkeys(coerced)}).encode())
     given = serve(control)
     if given is not None:
         control.close()
-        become(given, coerced)
+        become(given, coerced, Imported(frozenset(reads), _written(before)))
 
 
 def _coerced(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what Python itself has put into its environment: the character set that it took in place of ASCII."""
     return {name: os.environ[name] for name in ("LC_CTYPE",) if name in os.environ and name not in environment}
+
+
+def _written(before: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the variables that imports have set and removed."""
+    return {name: os.environ.get(name) for name in {*before, *os.environ} if os.environ.get(name) != before.get(name)}
 
 
 def serve(control: socket.socket) -> Given | None:

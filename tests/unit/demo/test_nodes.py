@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jupyterhub_agentfarm.demo.app import DemoApp
+from jupyterhub_agentfarm.demo.gpus import described
 from jupyterhub_agentfarm.demo.layout import NODES, REAL_NODES, DemoNode, Layout
 
 
@@ -41,3 +43,21 @@ def test_the_flag(arguments: list[str], real: bool) -> None:
     app = DemoApp()
     app.parse_command_line(arguments)
     assert app.real_gpus is real
+
+
+H200 = {"name": "NVIDIA H200", "memory_total_bytes": 150 * 10**9}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "health", "error", "said"),
+    [
+        ([H200, H200], "ok", None, "GPUs of this machine: 2 x NVIDIA H200, 140 GiB"),
+        ([{**H200, "memory_total_bytes": None}], "ok", None, "GPUs of this machine: 1 x NVIDIA H200"),
+        ([], "absent", None, "This machine has no NVIDIA GPU, or no driver of one: what is run uses the processor."),
+        ([], "failed", "Driver/library version mismatch", "does not answer (Driver/library version mismatch)"),
+        ([], "hanging", None, "does not answer (hanging)"),
+    ],
+)
+def test_what_is_said_of_real_gpus(gpus: list[Any], health: str, error: str | None, said: str) -> None:
+    """Which there are; or that there are none, and what that means."""
+    assert said in described({"gpus": gpus, "gpu_health": health, "gpu_error": error})

@@ -43,7 +43,7 @@ def warm(zygotes: WarmKernels) -> WarmKernels:
 
 async def test_kernels_that_never_pause_do_not_keep_libraries_away() -> None:
     """A library is imported a few seconds later than wanted, however often kernels are asked for."""
-    zygote = running.RunningZygote((sys.executable,), {"libraries": ["wave"], "idle_seconds": 60})
+    zygote = running.started((sys.executable,), {"libraries": ["wave"], "idle_seconds": 60})
     try:
         await eventually(lambda: any("ready" in said for said in zygote.news()), "the zygote is ready", 60)
 

@@ -93,6 +93,20 @@ async def test_a_stubborn_process_that_nothing_names_any_more() -> None:
         assert (found := procfs.read(child)) is None or found.zombie
 
 
+async def test_another_noded_s_server_of_the_same_name_goes_on() -> None:
+    """Two nodeds of one account, without cgroups: each ends its own."""
+    options = ["--NodedApp.cgroup=off"]
+    async with running_noded(arguments=options) as first, running_noded(arguments=options) as second:
+        for noded in (first, second):
+            await noded.launch("twin", WITH_FAMILY)
+            await ready(noded, "twin")
+        await eventually(lambda: len(family("twin")) == 6, "both families run")
+        assert await first.call("stop", {"lease": "twin"}) == {"gone": True, "gpus_free": True}
+        assert len(family("twin")) == 3
+        assert await second.call("stop", {"lease": "twin"}) == {"gone": True, "gpus_free": True}
+        assert family("twin") == []
+
+
 async def test_what_a_server_leaves_behind_is_killed() -> None:
     """When a server ends by itself, so do the processes that it left."""
     async with running_noded() as noded:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kernel_ways import alive, zygote_pid
@@ -34,22 +33,6 @@ async def _starts(served: Served) -> dict[str, float]:
     return {line.partition(" ")[0].partition("{")[2]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-async def _run(served: Served) -> dict[str, Any]:
-    code = "import os; print(os.getppid(), os.environ['AGENTFARM_LEASE_ID'])"
-    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None, "source": code}
-    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    runs = served.url("agentfarm/api/v1/runs")
-    async with served.client() as client:
-        run = (await client.post(runs, json={"notebook": notebook})).json()["id"]
-
-        async def ended() -> Any:
-            return (await client.get(f"{runs}/{run}")).json()["ended_at"]
-
-        await eventually(ended, "the run has ended", timeout=60)
-        made: dict[str, Any] = (await client.get(f"{runs}/{run}/notebook")).json()
-    return made
-
-
 def _of(pid: int, name: str) -> str:
     return Path(f"/proc/{pid}/{name}").read_text()
 
@@ -58,8 +41,7 @@ async def test_everybodys_kernels_are_forked(farm: WarmFarm) -> None:
     """Kernels of the API and of runs have one zygote, which names the lease and ends with the server."""
     served = await farm.start("ada", command=[*SERVER, WARM_KERNELS])
     kernels = [await _kernel(served) for _ in range(2)]
-    (output,) = (await _run(served))["cells"][0]["outputs"]
-    zygote, lease = output["text"].split()
+    zygote, lease = (await served.ran("import os; print(os.getppid(), os.environ['AGENTFARM_LEASE_ID'])")).split()
     assert lease == served.lease
     assert zygote_pid(int(zygote)) == served.pid
     environment = _of(int(zygote), "environ")

@@ -43,6 +43,20 @@ async def steady(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
     await up(heard)
 
 
+async def test_the_first_attempt_can_be_waited_for() -> None:
+    """Who waits goes on when the node is there, and also when it is refused; afterwards at once."""
+    async with ssh_node() as node:
+        async with linked(node.spec) as (a_link, heard):
+            await a_link.tried()
+            assert heard.facts is not None
+            assert a_link.client
+            await a_link.tried()
+        nobody = replace(node.spec, user="nobody-of-that-name")
+        async with linked(nobody) as (refused, heard):
+            await refused.tried()
+            await eventually(lambda: heard.errors, "the refusal is told")
+
+
 async def test_connects_starts_noded_and_tells_events() -> None:
     """A link starts noded, tells the node's facts first and its events after, and takes requests."""
     async with ssh_node() as node, linked(node.spec) as (a_link, heard):

@@ -38,12 +38,15 @@ LATE = {
 }
 #: What a module reads of its process, and is set right afterwards.
 READ = {
-    "HOME": {"send2trash.plat_other", "sysconfig", "wsgiref.handlers", "zoneinfo._tzpath"},
+    "HOME": {
+        *("send2trash.plat_other", "sysconfig", "wsgiref.handlers", "zoneinfo._tzpath"),
+        *("jedi.settings", "parso.cache"),
+    },
     "USER": {"jupyter_client.session", "wsgiref.handlers"},
-    "PATH": {"wsgiref.handlers"},
+    "PATH": {"wsgiref.handlers", "debugpy.common.log"},
     "@account": {"send2trash.plat_other"},
     "@directory": {"multiprocessing.process", "rich"},
-    "@process": {"psutil._pslinux"},
+    "@process": {"psutil._pslinux", "_pydevd_bundle._debug_adapter.pydevd_schema_log"},
     "@random": {"jupyter_client.session", "multiprocessing.process"},
     "*": {"wsgiref.handlers"},
 }
@@ -61,7 +64,7 @@ def looked():
     order = json.load(sys.stdin)
     sentinel = order.pop("sentinel")
     sys.modules.update(dict.fromkeys(order["absent"]))
-    preload(order["modules"], set(order["late"]))
+    preload(order["modules"], set(order["late"]), order["for_kernels"])
     check_fit()
     os.environ.clear()
     os.environ.update({"HOME": "/home/ada", "USER": "ada", "PATH": "/bin"})
@@ -110,7 +113,8 @@ def test_nothing_of_the_zygote_is_left_in_a_server(survey: Mapping[str, Any], tm
     done = subprocess.run(
         [sys.executable, "-I", "-c", LOOKS],
         input=json.dumps(
-            {key: survey[key] for key in ("modules", "late", "absent")} | {"sentinel": SENTINEL.strip("/")}
+            {key: survey[key] for key in ("modules", "for_kernels", "late", "absent")}
+            | {"sentinel": SENTINEL.strip("/")}
         ),
         env=names,
         cwd=folder,

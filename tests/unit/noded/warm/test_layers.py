@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -124,7 +125,7 @@ async def test_a_forked_server_is_its_account_for_good(python: str, account: str
         assert seen[1] == seen[0]
         assert seen[1]["Uid"].split() == [str(found.pw_uid)] * 4
         assert int(seen[1]["CapEff"], 16) == int(seen[1]["CapPrm"], 16) == 0
-        assert not [pid for pid, _ in _of_account(found.pw_uid)]
+        await eventually(lambda: not _of_account(found.pw_uid), "the account's processes are gone, zombies as well")
 
 
 def _read_as(uid: int, gid: int, path: str) -> bytes:
@@ -140,7 +141,12 @@ async def start_as(farm: WarmFarm, python: str, account: str) -> Served:
 
 
 def _of_account(uid: int) -> list[tuple[int, int]]:
-    return [(p.pid, p.start_ticks) for p in procfs.scan().values() if Path(f"/proc/{p.pid}").stat().st_uid == uid]
+    found = []
+    for process in procfs.scan().values():
+        with contextlib.suppress(FileNotFoundError):  # it ended a moment ago
+            if Path(f"/proc/{process.pid}").stat().st_uid == uid:
+                found.append((process.pid, process.start_ticks))
+    return found
 
 
 @needs_root
@@ -158,5 +164,5 @@ async def test_root_does_not_import_what_others_may_change(python: str, account:
             async def told() -> bool:
                 return str(theirs) in (await farm.warm_starts())["why"]
 
-            await eventually(told, "noded says why")
+            await eventually(told, "noded says why", timeout=60)
         assert (await farm.counts())[1]["unfit"] == 1

@@ -1,0 +1,53 @@
+"""A server that is forked bears the zygote of its kernels before it begins; see :mod:`...kernels.inborn`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from jupyterhub_agentfarm.kernels import inborn
+from jupyterhub_agentfarm.kernels.process import Child
+from jupyterhub_agentfarm.kernels.running import ZYGOTE
+from jupyterhub_agentfarm.kernels.shown import show
+
+_STREAMS = 3
+
+
+def bear(imported: inborn.Imported, without: str) -> bool:
+    """Fork; return false in the server, and true in what was born, when it has been a zygote, or a kernel, and is done.
+
+    Parameters
+    ----------
+    imported
+        What was imported.
+    without
+        A variable that is the server's alone.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = {name: value for name, value in os.environ.items() if name != without}
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        control = _alone(theirs)
+        show([sys.executable, "-m", ZYGOTE], environment)  # as an ordinary one
+        inborn.live(control, imported)
+        return True
+    theirs.close()
+    inborn.hold(inborn.Inborn(Child(pid), ours, environment, imported))
+    return False
+
+
+def _alone(control: socket.socket) -> socket.socket:
+    """Leave the server's session and directory, and close what is its own; return the connection to it."""
+    os.setsid()
+    os.chdir("/")
+    number = control.detach()
+    for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if descriptor >= _STREAMS and descriptor != number:
+            try:  # noqa: SIM105 - the listing's own is gone
+                os.close(descriptor)
+            except OSError:
+                pass
+    return socket.socket(fileno=number)
