@@ -16,6 +16,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -108,8 +109,15 @@ class HubProcess:
         """Stop the Hub with SIGTERM, which servers survive; it may have ended already."""
         if self.process is not None and self.process.returncode is None:
             self.process.terminate()
-            async with asyncio.timeout(30):
-                await self.process.wait()
+            try:
+                async with asyncio.timeout(30):
+                    await self.process.wait()
+            except TimeoutError:
+                self.process.send_signal(signal.SIGUSR1)  # it writes into its log what it is doing
+                await asyncio.sleep(3)
+                await self.kill()
+                tail = self.log_path.read_text(errors="replace")[-6000:]
+                raise AssertionError(f"the Hub did not end within 30 s of SIGTERM: {tail}") from None
 
     async def close(self) -> None:
         """Stop every server, then the Hub, then whatever a killed Hub left behind."""

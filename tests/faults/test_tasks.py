@@ -122,6 +122,7 @@ async def test_tasks_are_completed_whatever_dies(farm: FaultFarm, figure: Callab
     outcomes = Counter(attempt["outcome"] for attempt in attempts)
     watched.say(f"states {dict(counts)}, attempts {dict(outcomes)}, seen on nodes: {len(watched.seen)} attempts")
     watched.keep()
+    assert len(watched.seen) > len(tasks) / 2, "whoever watches for two at a time sees kernels"
     completions = Counter(attempt["task"] for attempt in attempts if attempt["outcome"] == "completed")
     again = seconds_until_elsewhere(views)
     ok = [
