@@ -16,6 +16,8 @@ from typing import Any
 
 from waiting import eventually
 
+from jupyterhub_agentfarm.noded.directories import root_for
+
 SERVER_PROGRAM = """
 import os, signal, socket, subprocess, sys, time
 listener = socket.socket(fileno=int(os.environ["AGENTFARM_SOCKET_FD"]))
@@ -111,6 +113,10 @@ class NodedProcess:
     def socket(self) -> Path:
         """Where it listens."""
         return self.state_dir / "noded.sock"
+
+    def server_dir(self, lease: str) -> str:
+        """Return the private directory of a server."""
+        return str(root_for(self.state_dir) / lease)
 
     @property
     def events(self) -> list[dict[str, Any]]:

@@ -110,6 +110,7 @@ class Exposition:
         now = self._clock()
         self._refill(now)
         hub = self._hub_blocks(now) if which in ("hub", "all") else {}
+        yield ""
         columns = [table.columns(now) for role, table in self._tables.items() if which in (role, "all")]
         for name, head in _HEADS.items():
             text = hub.get(name, "") + "".join("".join(column.get(name, ())) for column in columns)

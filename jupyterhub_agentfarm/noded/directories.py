@@ -3,8 +3,8 @@
 ``<root>/<lease>/`` has mode 0700 and the server's account as its owner; every file in it is 0600. The server finds it
 in ``AGENTFARM_SERVER_DIR``. It is gone when nothing is left of the server.
 
-As root, the root is ``/run/agentfarm``, in memory and open to the servers' accounts; otherwise it is in the state
-directory. A server may write into its own directory, so noded follows no link there.
+As root, the root is ``/run/agentfarm-<what names this noded>``, in memory and open to the servers' accounts; otherwise
+it is in the state directory. A server may write into its own directory, so noded follows no link there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from jupyterhub_agentfarm.errors import InvalidField
 from jupyterhub_agentfarm.logs import LogLine
 
+from .orphans import noded_mark
 from .store import check_lease
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 def root_for(state_dir: Path) -> Path:
     """Return where the directories of a noded with this state directory lie."""
-    return Path("/run/agentfarm") if os.geteuid() == 0 else state_dir / "run"
+    return Path(f"/run/agentfarm-{noded_mark(state_dir)}") if os.geteuid() == 0 else state_dir / "run"
 
 
 def check_files(files: Iterable[str]) -> None:
@@ -62,6 +63,11 @@ class ServerDirectories:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def close(self) -> None:
+        """Leave no empty place behind; servers that go on keep theirs."""
+        with contextlib.suppress(OSError):
+            self._root.rmdir()
 
     def path(self, lease: str) -> Path:
         """Return where a server's directory is, or would be."""

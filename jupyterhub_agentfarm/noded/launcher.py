@@ -348,6 +348,7 @@ class Launcher:
             task.cancel()
         for server in self._servers.values():
             server.unwatch()
+        await asyncio.to_thread(self._directories.close)
 
 
 def _keep(tasks: dict[str, asyncio.Task[Any]], lease: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -178,7 +178,7 @@ async def world() -> AsyncIterator[World]:
 
 def pwned(world: World) -> list[Path]:
     """Return the files that an executed value would have made."""
-    places = [world.hub.directory, world.node.directory, Path.home(), Path.cwd(), Path("/run/agentfarm")]
+    places = [world.hub.directory, world.node.directory, Path.home(), Path.cwd(), *Path("/run").glob("agentfarm-*")]
     found = [path for place in places for path in (*place.glob("pwned*"), *place.glob("*/pwned*"))]
     return found + [path for path in (Path("/pwned"), Path("/tmp/pwned")) if path.exists()]
 

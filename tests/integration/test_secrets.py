@@ -74,7 +74,7 @@ async def story() -> AsyncIterator[Story]:
 async def told(hub: HubProcess, node: SSHNode) -> Story:
     """Go through the story."""
     scan, secrets = Scan(), {"admin's token": hub.token}
-    roots = [hub.directory, node.directory, Path("/run/agentfarm"), Path("/dev/shm")]
+    roots = [hub.directory, node.directory, root_for(Path(node.spec.state_dir)), Path("/dev/shm")]
     await eventually(lambda: eligible(hub), "the node is eligible", timeout=60, interval=0.1)
     secrets["ada's token"] = await hub.add_user("ada")
     await hub.request_server("ada", {"gpus": 1})

@@ -8,6 +8,7 @@
     later starts:
       noded ──descriptors──▶ zygote ──fork──▶ (fork, ends) ──fork──▶ the server, a child of noded
                                │                                       confine, environment, the same launcher
+                               │                                         └─fork──▶ the zygote of its kernels, asleep
                                └─ never sees what a server is given: the plan is read after the fork
 
 Where noded adopts orphans (it is their subreaper) the server is its child as one that it executed is: it has the same
@@ -22,7 +23,8 @@ bubblewrap, container           cold: their processes begin in namespaces, with 
 ==============================  ====================================================================================
 
 - :mod:`.recording` what modules read and import while they are imported
-- :mod:`.survey`, :mod:`.zygote`, :mod:`.becoming`, :mod:`.mending`, :mod:`.kernel` run in the server's environment
+- :mod:`.survey`, :mod:`.zygote`, :mod:`.becoming`, :mod:`.bearing`, :mod:`.mending`, :mod:`.kernel` run in the server's
+  environment
 - :mod:`.environments` which zygote a launch needs, and whether it is as its environment is now
 - :mod:`.choosing` why a start is cold
 - :mod:`.surveying`, :mod:`.making`, :mod:`.forking`, :mod:`.zygotes` noded's side

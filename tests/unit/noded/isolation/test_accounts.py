@@ -193,12 +193,12 @@ async def test_a_server_is_its_owners_account_in_every_way(pair: Pair) -> None:
     async with running_noded(env={"XDG_RUNTIME_DIR": "/run/user/0"}) as noded:
         status = await noded.launch("a", **as_account(pair.ada, SAYS_WHO_IT_IS))
         ids, names, files, capabilities, _ = await lines(noded, "a")
-        assert facts("/run/agentfarm/a") == (account.pw_uid, 0o700)
-        assert facts("/run/agentfarm/a/key") == (account.pw_uid, 0o600)
+        assert facts(noded.server_dir("a")) == (account.pw_uid, 0o700)
+        assert facts(noded.server_dir("a") + "/key") == (account.pw_uid, 0o600)
         assert facts(f"{noded.state_dir}/servers/a.log") == (0, 0o600)
         assert procfs.mark_of(status["pid"])[:2] == ("a", account.pw_uid)
         assert await noded.call("stop", {"lease": "a"}) == {"gone": True, "gpus_free": True}
-        assert facts("/run/agentfarm/a") is None
+        assert facts(noded.server_dir("a")) is None
     uid, gid = account.pw_uid, account.pw_gid
     assert ids == f"({uid}, {uid}, {uid}) ({gid}, {gid}, {gid}) [{gid}] 0o77 {account.pw_dir}"
     assert names == f"{account.pw_dir} {pair.ada} {pair.ada} /bin/bash - token-of-{pair.ada}"
@@ -214,10 +214,10 @@ async def test_a_server_gets_nothing_of_another_account(pair: Pair) -> None:
         # The same program looks at its own account's things: they are open, so that "denied" means something.
         await noded.launch("a2", **as_account(pair.ada))
         own = await noded.launch("a3", **as_account(pair.ada))
-        looks = (LOOKS_AT_ANOTHER, pwd.getpwnam(pair.ada).pw_dir, str(own["pid"]), "/run/agentfarm/a3")
+        looks = (LOOKS_AT_ANOTHER, pwd.getpwnam(pair.ada).pw_dir, str(own["pid"]), noded.server_dir("a3"))
         await noded.launch("c", **as_account(pair.ada, *looks))
         seen = await lines(noded, "c")
-        await noded.launch("a", **as_account(pair.ada, LOOKS_AT_ANOTHER, home, str(bob["pid"]), "/run/agentfarm/b"))
+        await noded.launch("a", **as_account(pair.ada, LOOKS_AT_ANOTHER, home, str(bob["pid"]), noded.server_dir("b")))
         denied = await lines(noded, "a")
     assert denied[:-1] == [f"{what} denied" for what in ("home", "environment", "directory", "listing", "signal")]
     assert [line.split()[:2] for line in seen[:-1]] == [
@@ -313,4 +313,4 @@ async def test_a_home_that_cannot_be_entered_is_said_so(pair: Pair) -> None:
         with pytest.raises(NodedError, match=f"{home} cannot be entered for the account {pair.ada}: Permission denied"):
             await noded.launch("a", **as_account(pair.ada), cwd=home)
         assert (await noded.call("servers"))["servers"] == []
-        assert facts("/run/agentfarm/a") is None
+        assert facts(noded.server_dir("a")) is None

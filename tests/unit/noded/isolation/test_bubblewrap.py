@@ -36,7 +36,7 @@ pytestmark = pytest.mark.bwrap
 SHARED = (Path("/tmp"), Path("/var/tmp"))
 SHOWS = """
 import os, socket
-print(sorted(os.listdir("/home")), os.listdir("/tmp"), os.listdir("/run/agentfarm"))
+print(sorted(os.listdir("/home")), os.listdir("/tmp"), os.listdir(os.environ["AGENTFARM_SERVER_DIR"] + "/.."))
 print(sorted(int(name) for name in os.listdir("/proc") if name.isdigit()))
 print(sorted(name for name in os.listdir("/dev") if name.startswith("nvidia") or name == "kmsg"))
 open(os.path.expanduser("~/kept"), "w").write("by the server")
@@ -104,7 +104,7 @@ async def test_a_server_gets_nothing_of_another_account(pair: Pair) -> None:
     """Home, environment with the token, server directory and process of another user's server are not even there."""
     async with running_noded() as noded:
         bob = await noded.launch("b", **sandboxed(pair.bob))
-        looks = (LOOKS_AT_ANOTHER, str(home_of(pair.bob)), str(bob["pid"]), "/run/agentfarm/b")
+        looks = (LOOKS_AT_ANOTHER, str(home_of(pair.bob)), str(bob["pid"]), noded.server_dir("b"))
         await noded.launch("a", **sandboxed(pair.ada, *looks))
         seen = await lines(noded, "a")
         assert seen[:3] == ["home absent", "environment absent", "directory absent"]
@@ -228,7 +228,7 @@ def ada(pair: Pair) -> Account:
 
 @pytest.fixture
 def directory(ada: Account) -> Path:
-    """A server directory of the account; its place is open to accounts, as /run/agentfarm is."""
+    """A server directory of the account; its place is open to accounts, as that of a noded that is root is."""
     folder = Path(ada.home) / "server"
     folder.mkdir(exist_ok=True)
     os.chown(folder, ada.uid, ada.gid)
