@@ -2,7 +2,7 @@
 
 A column holds one family's block of every node, in the order of their names. A report puts its node's blocks into the
 columns and joins them with those of the few nodes beside it; a scrape looks whether a node has fallen silent since, and
-joins what is left to join: a thousandth of the lines there are.
+joins what is left to join.
 """
 
 from __future__ import annotations

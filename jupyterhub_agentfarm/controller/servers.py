@@ -80,6 +80,10 @@ class Servers:
         ServerDied
             The server ended at once.
         """
+        lease = await self._book.find(lease_id)
+        if lease.state == "granted" and lease.node is not None:
+            # A controller that took over from another has no connections for a moment.
+            await self._inventory.link(lease.node).tried()
         async with self._locked(lease_id):
             lease = await self._book.find(lease_id)
             if lease.state == "running":
@@ -88,7 +92,6 @@ class Servers:
                 raise ConflictError(f"lease {lease_id} is {lease.state}, it cannot be launched: {lease.detail}")
             link = self._inventory.link(lease.node)
             node = self._inventory.node(lease.node).spec
-            await link.tried()  # a controller that took over from another has no connections for a moment
             order = limited_order(order, self._owners.of(lease.owner))
             spec = launch_spec(lease, order, node, self._inventory.isolation_of(node), link.peer_address)
             status = await link.client.launch(spec)

@@ -199,8 +199,8 @@ class DemoFarm:
                     if node["telemetry"] is not None:
                         return described(node["telemetry"])
                     await asyncio.sleep(_POLL_SECONDS)
-        except TimeoutError as exc:
-            raise self._failed(f"the node did not report within {_REPORT_SECONDS} s") from exc
+        except (TimeoutError, FarmUnavailable):
+            return f"The node did not report its GPUs within {_REPORT_SECONDS} s."
         finally:
             await client.aclose()
 

@@ -24,5 +24,6 @@ does not come up warm is started cold before that is a failure.
 
 Of a cold kernel it differs in this: its parent is the zygote, and all kernels of one zygote have one hash seed. Where
 the server was born with the zygote, kernels find imported what servers import, with what that adds to warnings' filters
-and the import system, and on a node without a locale `sys.flags.utf8_mode` is the server's.
+and the import system (but for what :mod:`.inborn` forgets), and on a node without a locale `sys.flags.utf8_mode` is the
+server's.
 """

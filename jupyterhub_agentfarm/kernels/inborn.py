@@ -17,12 +17,16 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .packages import fingerprint
 from .process import Child
 
+#: Written in Python alone, so that they can be imported twice: jsonschema without the formats that servers leave out,
+#: and a registry with Jupyter Server's metrics.
+_SERVERS_OWN = frozenset({"jsonschema", "prometheus_client"})
 #: Most bytes of what the server says: variables, above all.
 _MESSAGE_BYTES = 1 << 20
 
@@ -65,6 +69,13 @@ def take() -> Inborn | None:
     return _held.pop() if _held else None
 
 
+def forget() -> None:
+    """Have kernels import anew what servers keep something in: what they left out, and metrics of their own."""
+    for name, module in list(sys.modules.items()):
+        if module is None or name.partition(".")[0] in _SERVERS_OWN:
+            del sys.modules[name]
+
+
 def live(control: socket.socket, imported: Imported) -> None:
     """Be inborn, then a zygote, and return when that is over, or in each of its forks when the kernel has ended.
 
@@ -82,6 +93,7 @@ def live(control: socket.socket, imported: Imported) -> None:
     told = json.loads(message)
     os.environ.clear()
     os.environ.update(told["environment"])
+    forget()
 
     from .zygote import begin
 

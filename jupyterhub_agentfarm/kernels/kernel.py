@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ipykernel import kernelapp
@@ -39,6 +40,7 @@ def run(channel: socket.socket, streams: tuple[int, int, int], written: Mapping[
         os._exit(0)
     environ(request["environment"], written)
     os.chdir(request["directory"])
+    own()
     seed()
     sys.argv = [launcher(), *request["arguments"]]
     sys.orig_argv[:] = request["command"]
@@ -77,6 +79,16 @@ def environ(wanted: Mapping[str, str], written: Mapping[str, str | None]) -> Non
         if value is not None:
             os.environ[name] = value
     time.tzset()
+
+
+def own() -> None:
+    """Have modules know this process and its directory, where they keep those of the one that imported them."""
+    process, rich = sys.modules.get("multiprocessing.process"), sys.modules.get("rich")
+    if process is not None:
+        process.ORIGINAL_DIR = str(Path.cwd())  # type: ignore[attr-defined]
+        process.current_process().authkey = os.urandom(32)
+    if rich is not None:
+        rich._IMPORT_CWD = str(Path.cwd())  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def launcher() -> str:

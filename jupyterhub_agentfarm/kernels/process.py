@@ -42,6 +42,11 @@ class Child:
         """
         if self._ended:
             return
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # somebody else has reaped it
+            self._wait(timeout)
+        self._ended = True
+
+    def _wait(self, timeout: float | None) -> None:
         pidfd = os.pidfd_open(self.pid)  # it is not reaped yet, so it is this process
         try:
             poll = select.poll()
@@ -51,7 +56,12 @@ class Child:
         finally:
             os.close(pidfd)
         os.waitpid(self.pid, 0)
-        self._ended = True
+
+    def kill(self) -> None:
+        """End it."""
+        if not self._ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class KernelProcess:

@@ -29,6 +29,9 @@ class Process(Protocol):
     def wait(self, timeout: float | None = None) -> Any:
         """Wait for its end; raise :class:`subprocess.TimeoutExpired` after `timeout` seconds."""
 
+    def kill(self) -> None:
+        """End it."""
+
 
 class RunningZygote:
     """A zygote, as its server holds it.
@@ -87,6 +90,11 @@ class RunningZygote:
     def close(self) -> None:
         """Ask for nothing any more; it ends after its last kernel. A second call does nothing."""
         self._control.close()
+
+    def kill(self) -> None:
+        """End it now: it has forked nothing, or what it has forked is to go with it."""
+        self.close()
+        self._process.kill()
 
     def gone(self, seconds: float = 0.0) -> bool:
         """Return whether its process has ended, after waiting for that."""

@@ -110,7 +110,7 @@ class WarmKernels(SingletonConfigurable):
         """Let the zygote that this process was born with go: its kernels are not to be forked."""
         zygote = inborn()
         if zygote is not None:
-            zygote.close()
+            zygote.kill()
             zygote.gone(_DECLINED_SECONDS)
 
     async def start(self, command: Sequence[str], options: Mapping[str, Any]) -> KernelProcess:
@@ -134,7 +134,12 @@ class WarmKernels(SingletonConfigurable):
         check_options(options)
         zygote = await self._zygote(wanted)
         environment = {**(options.get("env") or os.environ), "JPY_PARENT_PID": str(os.getpid())}
-        check_environment(environment, zygote.environment, zygote.read_at_import - {"JPY_PARENT_PID"})
+        try:
+            check_environment(environment, zygote.environment, zygote.read_at_import - {"JPY_PARENT_PID"})
+        except Cold:
+            if zygote.inborn:  # an ordinary one has read fewer variables
+                self._let_go(wanted.interpreter)
+            raise
         request = {
             "command": list(command),
             "arguments": list(wanted.arguments),

@@ -25,18 +25,20 @@ async def adopt(store: Store, starter: Starter) -> list[Server]:
     if not records:
         return []
     census = await asyncio.to_thread(Census)
-    return [_adopted(record, census, starter, store.mark) for record in records]
+    return [_adopted(record, census, starter) for record in records]
 
 
-def _adopted(record: Record, census: Census, starter: Starter, noded: str) -> Server:
+def _adopted(record: Record, census: Census, starter: Starter) -> Server:
     status = record.status
     same_boot = status.boot_id == starter.boot_id
     if status.exit is None and same_boot and status.pid == 0:
         # The earlier noded was killed between writing the record and starting the process, or just after.
-        leader = census.leader_of(status.lease, record.uid, noded)
+        leader = census.leader_of(status.lease, record.uid)
         if leader is not None:
             return starter.track(record, leader, child=None, state="running")
-    server = Server(record, noded=noded)
+    # The host may have had another name when it was started, and noded with it.
+    mark = procfs.mark_of(status.pid)
+    server = Server(record, noded=mark.noded if mark is not None else "")
     if status.exit is not None:
         server.mark_exited(status.exit)
     elif not same_boot or not procfs.alive(status.pid, status.pid_start_ticks):

@@ -78,8 +78,8 @@ class Census:
             if mark.lease == lease and mark.uid in accounts and (not noded or mark.noded in ("", noded))
         )
 
-    def leader_of(self, lease: str, uid: int | None = None, noded: str = "") -> procfs.Process | None:
+    def leader_of(self, lease: str, uid: int | None = None) -> procfs.Process | None:
         """Return the first process of a lease that leads a session: the server's own process."""
-        marked = (self.processes[pid] for pid in self._marked(lease, uid, noded))
+        marked = (self.processes[pid] for pid in self._marked(lease, uid, ""))
         leaders = [process for process in marked if process.session == process.pid and not process.zombie]
         return min(leaders, key=lambda process: process.start_ticks, default=None)

@@ -3,13 +3,14 @@
 ``<root>/<lease>/`` has mode 0700 and the server's account as its owner; every file in it is 0600. The server finds it
 in ``AGENTFARM_SERVER_DIR``. It is gone when nothing is left of the server.
 
-As root, the root is ``/run/agentfarm-<what names this noded>``, in memory and open to the servers' accounts; otherwise
-it is in the state directory. A server may write into its own directory, so noded follows no link there.
+As root, the root is ``/run/agentfarm-<what names the state directory>``, in memory and open to the servers' accounts;
+otherwise it is in the state directory. A server may write into its own directory, so noded follows no link there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -21,7 +22,6 @@ from pathlib import Path
 from jupyterhub_agentfarm.errors import InvalidField
 from jupyterhub_agentfarm.logs import LogLine
 
-from .orphans import noded_mark
 from .store import check_lease
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 def root_for(state_dir: Path) -> Path:
     """Return where the directories of a noded with this state directory lie."""
-    return Path(f"/run/agentfarm-{noded_mark(state_dir)}") if os.geteuid() == 0 else state_dir / "run"
+    if os.geteuid() != 0:
+        return state_dir / "run"
+    # Not by the host's name, which may change while servers run.
+    return Path(f"/run/agentfarm-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]}")
 
 
 def check_files(files: Iterable[str]) -> None:

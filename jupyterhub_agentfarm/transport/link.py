@@ -202,6 +202,7 @@ class NodeLink:
         """Close the link and its connection; may be called again."""
         self._closed = True
         self._why = "its link was closed"
+        self._tried.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

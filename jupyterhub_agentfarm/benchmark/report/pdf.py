@@ -3,7 +3,8 @@
 The page that is printed has its styles and drawings inside, forbids everything else by its own policy, and holds
 texts from nodes, notebooks and users as text alone. The browser is told besides to resolve no name and to send all
 requests to a proxy that there is none of. Its profile and what it makes are in a folder of its own, which is removed;
-it is ended with all its processes when its time is up.
+it is ended with all its processes when its time is up. One that ends well without having printed is asked once more,
+for as long.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from pathlib import Path
 
 from ...errors import ConflictError
@@ -75,11 +75,10 @@ async def print_pdf(html: str, program: str | None = None, seconds: float = PRIN
     folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="agentfarm-")
     try:
         await asyncio.to_thread((Path(folder) / "report.html").write_text, html, "utf-8")
-        began = time.monotonic()
         try:
             return await _print(program, Path(folder), seconds)
         except _NothingPrinted:  # on a busy machine a Chromium ends well now and then without having printed
-            return await _print(program, Path(folder), seconds - (time.monotonic() - began))
+            return await _print(program, Path(folder), seconds)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 

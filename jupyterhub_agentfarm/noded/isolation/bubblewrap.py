@@ -129,7 +129,7 @@ class Bubblewrap:
         # A folder right below / may hold everything; deeper ones that hold a home hold homes.
         wanted = [*map(Path, _HIDDEN), *([home.parent] if len(home.parts) > 3 else []), *([home] if own else [])]
         # Another account cannot look up a path inside noded's own private folders, nor need it be covered there.
-        wanted += [path for path in hidden if own or _open_to_all(path.parent)]
+        wanted += [path for path in (*hidden, *Path("/run").glob("agentfarm-*")) if own or _open_to_all(path.parent)]
         covered: list[Path] = []
         for path in sorted(dict.fromkeys(wanted), key=lambda path: len(path.parts)):
             if path.is_dir() and not any(path.is_relative_to(other) for other in (_TMP, *covered)):

@@ -25,9 +25,14 @@ def bear(imported: inborn.Imported, without: str) -> bool:
     without
         A variable that is the server's alone.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = {name: value for name, value in os.environ.items() if name != without}
-    pid = os.fork()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        pid = os.fork()
+    except OSError:  # at its limit of processes a server does without
+        ours.close()
+        theirs.close()
+        return False
     if pid == 0:
         ours.close()
         control = _alone(theirs)

@@ -7,7 +7,7 @@
 
 Each step that fails ends the process and is told through the status pipe, in the form of :mod:`..isolation.enter`.
 What differs from a cold server and cannot be helped: the seed of `hash()` and the addresses of libraries are the same
-in all servers of one zygote.
+in all servers of one zygote, and what kernels need is imported, too.
 """
 
 from __future__ import annotations

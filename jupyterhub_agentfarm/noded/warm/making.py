@@ -112,11 +112,20 @@ async def make(environment: Environment, names: Collection[str], folder: Path) -
         before = await asyncio.to_thread(fingerprint, python, found["files"])
         answer = await _preloaded(environment, {**found, "late": sorted(late)})
         if isinstance(answer, str):
+            if answer in found["for_kernels"]:
+                found = _without_kernels(found)  # servers come first
             late.add(answer)
             continue
         process, control, reads = answer
         return Zygote(environment, process, control, reads, tuple(found["files"]), before)
     raise Unfit(f"too many modules cannot be imported before a fork: {', '.join(sorted(late - set(found['late'])))}")
+
+
+def _without_kernels(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is to be imported without what only kernels need: they import it themselves then."""
+    log.info("kernels import what they need themselves: not all of it can be imported before a fork")
+    kept = [name for name in found["modules"] if name not in set(found["for_kernels"])]
+    return {**found, "modules": kept, "for_kernels": []}
 
 
 async def _check_trusted(python: str, files: Sequence[str] = ()) -> None:

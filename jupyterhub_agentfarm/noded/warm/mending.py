@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import runpy
 import site
 import sys
 import sysconfig
@@ -85,6 +86,16 @@ def _seed(module: Any) -> None:
     module.random.seed()
 
 
+def _cache_directory(module: Any) -> None:
+    # Not all of it: IPython has changed some of its settings when it was imported.
+    module.cache_directory = runpy.run_path(str(module.__file__))["cache_directory"]
+
+
+def _cache_path(module: Any) -> None:
+    # Not reloaded: jedi holds the dictionary that is its cache.
+    module._default_cache_path = module._get_default_cache_path()  # noqa: SLF001
+
+
 def _process_id(module: Any) -> None:
     module._pid, module._pid_msg = os.getpid(), f"{os.getpid()}: "  # noqa: SLF001 - it begins lines of a log
 
@@ -103,8 +114,8 @@ MENDED: Mapping[str, Callable[[Any], None]] = {
     "multiprocessing.process": _main_process,
     "rich": _directory,
     "psutil._pslinux": _nothing,
-    "jedi.settings": _anew,
-    "parso.cache": _anew,
+    "jedi.settings": _cache_directory,
+    "parso.cache": _cache_path,
     "debugpy.common.log": _nothing,
     "_pydevd_bundle._debug_adapter.pydevd_schema_log": _process_id,
     "numpy": _seed,

@@ -20,7 +20,7 @@ import os
 import socket
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from jupyterhub_agentfarm import __version__
@@ -72,8 +72,12 @@ def preload(modules: Sequence[str], late: set[str], quiet: Collection[str] = ())
     with Recording(identity=False) as recording:
         for name in modules:
             if name not in late and name not in sys.modules:
-                with suppress(ImportError), _silence() if name in quiet else nullcontext():
-                    importlib.import_module(name)
+                if name in quiet:
+                    with suppress(Exception), _silence():
+                        importlib.import_module(name)
+                else:
+                    with suppress(ImportError):
+                        importlib.import_module(name)
                 _check(name, late, descriptors)
     if copying := recording.reads.get(EVERYTHING, set()) - set(MENDED):
         raise Unfit("it copies the environment", min(copying))
