@@ -182,7 +182,7 @@ async def test_a_restarted_hub_finds_its_server(hub: HubProcess) -> None:
     folders = [directory_of(await lease_of(hub, user)) for user in ("cy", "dan")]
     for user in ("cy", "dan"):
         await hub.stop_server(user)
-    assert not any(folder.exists() for folder in folders)
+    await eventually(lambda: not any(folder.exists() for folder in folders), "their directories are gone")
 
 
 async def test_the_benchmark_service_runs_a_suite(hub: HubProcess) -> None:
