@@ -119,7 +119,7 @@ class Farm:
             make_view(f"n{n:04d}", role="gpuserver" if n % 10 == 0 else "microserver", gpus=2 if n % 10 == 0 else 1)
             for n in range(nodes)
         ]
-        self.exposition = Exposition("bench", BenchmarkCounters())
+        self.exposition = Exposition("bench", BenchmarkCounters(), settled=gc.freeze)  # as the service does
         self.exposition.reset(self.views, [])
         self.reports: list[float] = []
 

@@ -42,6 +42,8 @@ class Exposition:
         Gives the names of the suites that exist.
     clock
         Gives seconds since the epoch.
+    settled
+        Called when the whole state of the farm was taken.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Exposition:
         stale_after_seconds: float = 15,
         suites: Callable[[], Iterable[str]] = tuple,
         clock: Callable[[], float] = time.time,
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
+        self._settled = settled
         self.version = version
         self.counters = counters
         self.stale_after_seconds = stale_after_seconds
@@ -100,6 +104,7 @@ class Exposition:
         self._leases = {}
         for lease in leases:
             self.update_lease(lease)
+        self._settled()
 
     def text(self, which: str) -> str:
         """Return the text of a set, one of :data:`SETS`."""

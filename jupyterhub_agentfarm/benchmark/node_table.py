@@ -1,8 +1,8 @@
 """The blocks of all nodes of a role, family by family, so that a scrape only joins them.
 
-A column holds one family's block of every node, in the order of their names. A report puts its node's blocks into the
-columns and joins them with those of the few nodes beside it; a scrape looks whether a node has fallen silent since, and
-joins what is left to join.
+A column holds one family's block of every node, each node at its place; the place of one that has gone is the next new
+one's. A report puts its node's blocks into the columns and joins them with those of the few nodes beside it; a scrape
+looks whether a node has fallen silent since, and joins what is left to join.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..metrics import METRICS
 from .node_series import Blocks, NodeSeries
 
 #: Nodes whose blocks are joined when one of them reports: fewer make a scrape dearer, more make a report dearer.
-_BESIDE = 32
+_BESIDE = 16
 _FAMILIES = tuple(name for name, metric in METRICS.items() if metric.scope == "node")
 
 
@@ -31,11 +31,12 @@ class NodeTable:
     def __init__(self, counters: Callable[[str], Blocks], stale_after_seconds: float) -> None:
         self._counters, self._stale_after = counters, stale_after_seconds
         self.nodes: dict[str, NodeSeries] = {}
-        self._columns: dict[str, list[str]] = {}
+        self._columns: dict[str, list[str]] = {family: [] for family in _FAMILIES}
         #: The same, joined for each :data:`_BESIDE` nodes.
-        self._joined: dict[str, list[str]] = {}
-        #: Where each node is in the columns; empty: they have to be laid out anew.
+        self._joined: dict[str, list[str]] = {family: [] for family in _FAMILIES}
+        #: Where each node is in the columns, and the places in them that are nobody's.
         self._places: dict[str, int] = {}
+        self._free: list[int] = []
         self._fresh: set[str] = set()
         #: Until then no node can have fallen silent: the oldest report ages no faster than time.
         self._nobody_silent_until = 0.0
@@ -44,21 +45,35 @@ class NodeTable:
         """Take a node, or its newest blocks."""
         if node.name not in self.nodes:
             self.nodes[node.name] = node
-            self._places = {}
-        if self._places:
-            self._fill(node, now)
-            self._join([node.name])
+            self._places[node.name] = self._free.pop() if self._free else self._new_place()
+        self._fill(node, now)
+        self._join([self._places[node.name]])
+
+    def _new_place(self) -> int:
+        place = len(self._places) + len(self._free)
+        for column in self._columns.values():
+            column.append("")
+        if place % _BESIDE == 0:
+            for parts in self._joined.values():
+                parts.append("")
+        return place
 
     def remove(self, name: str) -> None:
         """Forget a node; one that is not here is not missed."""
-        if self.nodes.pop(name, None) is not None:
-            self._places = {}
+        if self.nodes.pop(name, None) is None:
+            return
+        self._fresh.discard(name)
+        place = self._places.pop(name)
+        for column in self._columns.values():
+            column[place] = ""
+        self._join([place])
+        self._free.append(place)
 
     def refill(self, name: str, now: float) -> None:
         """Take a node's counters anew; one that is not here is not missed."""
-        if self._places and name in self.nodes:
+        if name in self.nodes:
             self._fill(self.nodes[name], now)
-            self._join([name])
+            self._join([self._places[name]])
 
     def columns(self, now: float) -> dict[str, list[str]]:
         """Return the blocks of each family, those of silent nodes without gauges."""
@@ -72,30 +87,18 @@ class NodeTable:
 
     def _look(self, now: float) -> None:
         """Find the nodes that fell silent since their last report."""
-        if not self._places:
-            self._lay_out(now)
         if now <= self._nobody_silent_until:
             return
         silent = [name for name in self._fresh if not self.nodes[name].fresh(now, self._stale_after)]
         for name in silent:
             self._fill(self.nodes[name], now)
-        self._join(silent)
+        self._join(self._places[name] for name in silent)
         oldest = min((self.nodes[name].reported_at or 0.0 for name in self._fresh), default=0.0)
         self._nobody_silent_until = oldest + self._stale_after
 
-    def _lay_out(self, now: float) -> None:
-        names = sorted(self.nodes)
-        self._places = {name: place for place, name in enumerate(names)}
-        self._columns = {family: [""] * len(names) for family in _FAMILIES}
-        self._fresh = set()
-        for name in names:
-            self._fill(self.nodes[name], now)
-        self._joined = {family: [""] * -(-len(names) // _BESIDE) for family in _FAMILIES}
-        self._join(names)
-
-    def _join(self, names: Iterable[str]) -> None:
-        """Join the blocks of nodes, and of those beside them."""
-        for part in {self._places[name] // _BESIDE for name in names}:
+    def _join(self, places: Iterable[int]) -> None:
+        """Join the blocks at some places, and those beside them."""
+        for part in {place // _BESIDE for place in places}:
             beside = slice(part * _BESIDE, (part + 1) * _BESIDE)
             for family, column in self._columns.items():
                 self._joined[family][part] = "".join(column[beside])

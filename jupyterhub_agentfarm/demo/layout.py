@@ -50,6 +50,8 @@ NODES = (
 )
 #: With the GPUs that this machine has. One node: two would each lease all of them.
 REAL_NODES = (DemoNode("gpu-1", "127.0.0.13", "gpuserver", 0),)
+#: Nodes that are one machine would each import what servers need, all at once, beside what is measured.
+_SHARING = ("--NodedApp.warm_servers=False",)
 
 
 class Layout:
@@ -163,6 +165,7 @@ class Layout:
                 python=python,
                 state_dir=str(self.nodes.resolve() / node.name),
                 simulated_gpus=node.simulated_gpus,
+                noded_args=_SHARING if len(self.demo_nodes) > 1 else (),
             )
             for node in self.demo_nodes
         ]

@@ -117,7 +117,7 @@ class NodedApp(Application):
         help="""
         Start servers by forking a process that has imported what they need: for a
         fraction of the processor time, and with less memory. Each environment that servers start from costs the
-        node 100 MiB and some seconds of one core after each change of its packages; and all servers of one such
+        node 110 MiB and some seconds of one core after each change of its packages; and all servers of one such
         process have the same seed of hash() and the same addresses of libraries. What cannot be started so is
         started as ever; `agentfarm doctor` says why.
         """,

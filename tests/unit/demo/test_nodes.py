@@ -28,13 +28,15 @@ def written(root: Path, nodes: tuple[DemoNode, ...]) -> list[dict[str, object]]:
 
 def test_gpus_are_simulated(tmp_path: Path) -> None:
     """Each node of the ordinary demo has GPUs of its own that do not exist."""
-    assert [node["simulated_gpus"] for node in written(tmp_path / "demo", NODES)] == [1, 1, 2]
+    nodes = written(tmp_path / "demo", NODES)
+    assert [node["simulated_gpus"] for node in nodes] == [1, 1, 2]
+    assert {tuple(node["noded_args"]) for node in nodes} == {("--NodedApp.warm_servers=False",)}  # type: ignore[arg-type]
 
 
 def test_the_machines_own_gpus(tmp_path: Path) -> None:
     """With them there is one node: no GPU can be leased twice. It simulates none."""
     (node,) = written(tmp_path / "demo", REAL_NODES)
-    assert (node["simulated_gpus"], node["role"]) == (0, "gpuserver")
+    assert (node["simulated_gpus"], node["role"], node["noded_args"]) == (0, "gpuserver", [])
 
 
 @pytest.mark.parametrize(("arguments", "real"), [(["--real-gpus"], True), ([], False)])

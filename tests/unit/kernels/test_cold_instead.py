@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import venv
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jupyter_client.connect import LocalPortCache, port_names
 from kernel_ways import WARM, alive, ipykernel, kernel, kernelspec, warm_kernels, zygote_pid
 from waiting import eventually
 
@@ -198,6 +201,23 @@ async def test_a_kernel_that_does_not_come_up_warm(warm: WarmKernels, monkeypatc
     async with kernel(WARM) as started:
         assert await started.output("print(1)") == "1\n"
     assert warm.starts == {("cold", "failed"): 1}
+
+
+async def test_a_port_that_somebody_else_took(warm: WarmKernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between choosing and binding another process was sooner: the kernel is forked once more, with other ports."""
+    found = LocalPortCache.find_available_port
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        taken = somebody.getsockname()[1]
+        chosen = [taken]
+        monkeypatch.setattr(
+            LocalPortCache, "find_available_port", lambda cache, ip: chosen.pop() if chosen else found(cache, ip)
+        )
+        async with kernel(WARM) as started:
+            assert await started.output("print(1)") == "1\n"
+            assert taken not in started.manager.ports
+            told = json.loads(await asyncio.to_thread(Path(started.manager.connection_file).read_text))
+            assert [told[name] for name in port_names] == started.manager.ports
+    assert warm.starts == {("warm", ""): 1}
 
 
 async def test_a_zygote_that_cannot_start(warm: WarmKernels, monkeypatch: pytest.MonkeyPatch) -> None:
