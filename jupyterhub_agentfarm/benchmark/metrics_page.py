@@ -24,28 +24,33 @@ class MetricsPage:
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
-        #: By set, and whether compressed: when it was made, and the text.
-        self._made: dict[tuple[str, bool], tuple[float, bytes]] = {}
+        #: By set, and whether compressed: when it was made, and the text in pieces.
+        self._made: dict[tuple[str, bool], tuple[float, list[bytes]]] = {}
         self._making = asyncio.Lock()
 
-    async def get(self, which: str, *, compressed: bool = False) -> bytes:
-        """Return a set's text."""
+    async def get(self, which: str, *, compressed: bool = False) -> list[bytes]:
+        """Return a set's text, in pieces: a megabyte in one is memory that is new each time."""
         async with self._making:
             made = self._made.get((which, compressed))
             if made is None or time.monotonic() - made[0] > METRICS_AGE_SECONDS:
-                text = await self._make(which)
+                pieces = await self._make(which)
                 if compressed:
-                    text = await asyncio.to_thread(gzip.compress, text, 1)
-                made = self._made[which, compressed] = (time.monotonic(), text)
+                    pieces = [await asyncio.to_thread(_compressed, pieces)]
+                made = self._made[which, compressed] = (time.monotonic(), pieces)
         return made[1]
 
-    async def _make(self, which: str) -> bytes:
+    async def _make(self, which: str) -> list[bytes]:
         """Return the text; the event loop goes on between its pieces."""
         pieces = []
         for piece in self._exposition.chunks(which):
-            pieces.append(piece.encode())
+            if piece:
+                pieces.append(piece.encode())
             await asyncio.sleep(0)
-        return b"".join(pieces)
+        return pieces
+
+
+def _compressed(pieces: list[bytes]) -> bytes:
+    return gzip.compress(b"".join(pieces), 1)
 
 
 class MetricsHandler(ExposingHandler):
@@ -61,8 +66,8 @@ class MetricsHandler(ExposingHandler):
         """
         which = self.chosen_set(SETS, "hub")
         compressed = "gzip" in self.request.headers.get("Accept-Encoding", "")
-        text = await self.service.metrics_page.get(which, compressed=compressed)
+        pieces = await self.service.metrics_page.get(which, compressed=compressed)
         self.set_header("Vary", "Accept-Encoding")
         if compressed:
             self.set_header("Content-Encoding", "gzip")
-        self.expose(text)
+        self.expose(*pieces)

@@ -64,7 +64,8 @@ class WarmProvisioner(LocalProvisioner):
 
     def _choose_other_ports(self) -> None:
         """Choose ports anew, and tell them in the file that is there."""
-        manager, cache = self.parent, LocalPortCache.instance()
+        manager: Any = self.parent
+        cache = LocalPortCache.instance()
         file = Path(manager.connection_file)
         told = json.loads(file.read_text())
         for name in port_names:

@@ -322,4 +322,5 @@ def test_what_is_kept_is_what_would_be_made_anew(steps: list[tuple[str, str, flo
 def told(page: Exposition) -> list[str]:
     """Return the lines of a page, without what an exposition remembers of the past: uptime, GPUs of silent nodes."""
     past = ("agentfarm_node_up_seconds_total", "agentfarm_gpu_info")
-    return [line for line in page.text("all").splitlines() if not any(name in line for name in past)]
+    # A node's place among the lines of a family is that of who was there before.
+    return sorted(line for line in page.text("all").splitlines() if not any(name in line for name in past))
