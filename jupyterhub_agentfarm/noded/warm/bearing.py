@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from pathlib import Path
 
 from jupyterhub_agentfarm.kernels import inborn
 from jupyterhub_agentfarm.kernels.process import Child
 from jupyterhub_agentfarm.kernels.running import ZYGOTE
 from jupyterhub_agentfarm.kernels.shown import show
 
-_STREAMS = 3
+from .kernel import close_all_but
+
+_STREAMS = range(3)
 
 
 def bear(imported: inborn.Imported, without: str) -> bool:
@@ -49,10 +50,5 @@ def _alone(control: socket.socket) -> socket.socket:
     os.setsid()
     os.chdir("/")
     number = control.detach()
-    for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-        if descriptor >= _STREAMS and descriptor != number:
-            try:  # noqa: SIM105 - the listing's own is gone
-                os.close(descriptor)
-            except OSError:
-                pass
+    close_all_but({*_STREAMS, number})
     return socket.socket(fileno=number)

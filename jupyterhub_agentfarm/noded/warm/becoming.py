@@ -29,7 +29,7 @@ from jupyterhub_agentfarm.kernels.shown import show
 
 from ..isolation.enter import ENTERED, StepFailed, confine
 from .bearing import bear
-from .kernel import allow_looking
+from .kernel import allow_looking, close_all_but
 from .mending import mend, user_site
 
 #: What the status pipe says, beside `ENTERED` and a failed step.
@@ -113,13 +113,7 @@ def _keep_open(given: Given) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, number in ((null, 0), (given.log, 1), (given.log, 2)):
         os.dup2(source, number)
-    kept = {0, 1, 2, given.status, given.sock}
-    for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-        if number not in kept:
-            try:  # noqa: SIM105 - the listing's own is gone
-                os.close(number)
-            except OSError:
-                pass
+    close_all_but({0, 1, 2, given.status, *(() if given.sock is None else (given.sock,))})
 
 
 def _wait_for_scope(name: str) -> None:

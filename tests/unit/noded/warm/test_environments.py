@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jupyterhub_agentfarm.models import LaunchSpec
+from jupyterhub_agentfarm.noded.warm import making
 from jupyterhub_agentfarm.noded.warm.choosing import differing
 from jupyterhub_agentfarm.noded.warm.environments import Environment, environment_of, fingerprint, why_not_trusted
 from jupyterhub_agentfarm.noded.warm.fixed import FIXED, carried, refused
@@ -114,3 +117,24 @@ async def test_a_node_without_a_locale(tmp_path: Path) -> None:
         assert differing(zygote.reads, {}) & {"LC_CTYPE", "LC_ALL", "LANG"} == set()
     finally:
         zygote.close()
+
+
+async def test_what_only_kernels_need_does_not_keep_servers_cold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When one module of it cannot be imported before a fork, all of it is left to the kernels."""
+    kernels = ["xmlrpc.client", "xmlrpc.server", "plistlib"]  # each imports the late one
+
+    async def surveyed(*_: Any) -> dict[str, Any]:
+        late = ["xml.parsers.expat"]
+        return {"modules": ["fractions", *kernels], "for_kernels": kernels, "late": late, "absent": [], "files": []}
+
+    async def trusted(*_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(making, "_MOST_BLAMED", 2)
+    monkeypatch.setattr(making, "surveyed", surveyed)
+    monkeypatch.setattr(making, "_check_trusted", trusted)
+    zygote = await make(Environment(sys.executable), (), tmp_path)
+    assert zygote.process.poll() is None
+    await asyncio.to_thread(zygote.close)
