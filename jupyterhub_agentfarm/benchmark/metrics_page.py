@@ -24,33 +24,28 @@ class MetricsPage:
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
-        #: By set, and whether compressed: when it was made, and the text in pieces.
-        self._made: dict[tuple[str, bool], tuple[float, list[bytes]]] = {}
+        #: By set, and whether compressed: when it was made, and the text.
+        self._made: dict[tuple[str, bool], tuple[float, bytes]] = {}
         self._making = asyncio.Lock()
 
-    async def get(self, which: str, *, compressed: bool = False) -> list[bytes]:
-        """Return a set's text, in pieces: a megabyte in one is memory that is new each time."""
+    async def get(self, which: str, *, compressed: bool = False) -> bytes:
+        """Return a set's text."""
         async with self._making:
             made = self._made.get((which, compressed))
             if made is None or time.monotonic() - made[0] > METRICS_AGE_SECONDS:
-                pieces = await self._make(which)
+                text = await self._make(which)
                 if compressed:
-                    pieces = [await asyncio.to_thread(_compressed, pieces)]
-                made = self._made[which, compressed] = (time.monotonic(), pieces)
+                    text = await asyncio.to_thread(gzip.compress, text, 1)
+                made = self._made[which, compressed] = (time.monotonic(), text)
         return made[1]
 
-    async def _make(self, which: str) -> list[bytes]:
+    async def _make(self, which: str) -> bytes:
         """Return the text; the event loop goes on between its pieces."""
         pieces = []
         for piece in self._exposition.chunks(which):
-            if piece:
-                pieces.append(piece.encode())
+            pieces.append(piece.encode())
             await asyncio.sleep(0)
-        return pieces
-
-
-def _compressed(pieces: list[bytes]) -> bytes:
-    return gzip.compress(b"".join(pieces), 1)
+        return b"".join(pieces)
 
 
 class MetricsHandler(ExposingHandler):
@@ -66,8 +61,8 @@ class MetricsHandler(ExposingHandler):
         """
         which = self.chosen_set(SETS, "hub")
         compressed = "gzip" in self.request.headers.get("Accept-Encoding", "")
-        pieces = await self.service.metrics_page.get(which, compressed=compressed)
+        text = await self.service.metrics_page.get(which, compressed=compressed)
         self.set_header("Vary", "Accept-Encoding")
         if compressed:
             self.set_header("Content-Encoding", "gzip")
-        self.expose(*pieces)
+        self.expose(text)

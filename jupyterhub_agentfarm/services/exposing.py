@@ -26,15 +26,10 @@ class ExposingHandler(ServiceHandler):
             raise InvalidField("set", "one of " + ", ".join(sets), which)
         return which
 
-    def expose(self, *pieces: str | bytes) -> None:
-        """Finish with a text, which may be in pieces: making one of them would take longer than sending them."""
+    def expose(self, text: str | bytes) -> None:
+        """Finish with a text."""
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        data = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
-        self.set_header("Content-Length", str(sum(map(len, data))))
-        for piece in data:
-            self.write(piece)
-            self.flush()  # not awaited: a scraper that gave up is no fault
-        self.finish()
+        self.finish(text)  # not awaited: a scraper that gave up is no fault
 
     def compute_etag(self) -> None:
         """Make none: every scrape is another text, and hashing it would take as long as making it."""
