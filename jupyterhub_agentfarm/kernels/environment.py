@@ -6,22 +6,50 @@ What a module keeps of them when it is imported, a fork cannot change any more; 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
 
 class _Watched(dict[bytes, bytes]):
-    """The environment's own dict, which notes the names that it is asked for."""
+    """The environment's own dict, which notes the names that it is asked for.
+
+    A copy, like a look at all items, lists the names and asks for each of them in that order: that asks for none. What
+    stops on the way, or asks for others in between, has asked for those.
+    """
 
     def __init__(self, data: dict[bytes, bytes], names: set[str]) -> None:
         super().__init__(data)
         self._names = names
+        self._listed: list[bytes] = []
+        self._copied = 0
+
+    def settled(self) -> dict[bytes, bytes]:
+        """Return the environment's plain dict, when all that was asked for is noted."""
+        self._settle()
+        return dict(self.items())
+
+    def _settle(self) -> None:
+        """Note what was asked for in the order of a list that was not finished."""
+        self._names.update(map(os.fsdecode, self._listed[: self._copied]))
+        self._listed, self._copied = [], 0
 
     def _note(self, name: Any) -> None:
+        self._settle()
         self._names.add(os.fsdecode(name))
 
+    def __iter__(self) -> Iterator[bytes]:
+        self._settle()
+        self._listed = list(super().__iter__())
+        return iter(self._listed)
+
     def __getitem__(self, name: bytes) -> bytes:
-        self._note(name)
+        if self._listed and name == self._listed[self._copied]:
+            self._copied += 1
+            if self._copied == len(self._listed):
+                self._listed, self._copied = [], 0
+        else:
+            self._note(name)
         return super().__getitem__(name)
 
     def __contains__(self, name: object) -> bool:
@@ -53,7 +81,7 @@ class Watched:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         environment: Any = os.environ
-        environment._data = dict(environment._data)  # noqa: SLF001
+        environment._data = environment._data.settled()  # noqa: SLF001
         after = dict(environment)
         names = {*self._before, *after}
         self.written = {name: after.get(name) for name in names if after.get(name) != self._before.get(name)}

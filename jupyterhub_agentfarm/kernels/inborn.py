@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .packages import fingerprint
+from .packages import Packages
 from .process import Child
 
 #: Written in Python alone, so that they can be imported twice: jsonschema without the formats that servers leave out,
@@ -86,7 +86,7 @@ def live(control: socket.socket, imported: Imported) -> None:
     imported
         What was imported before.
     """
-    packages = fingerprint()  # now, while what was imported is known to be what is installed
+    packages = Packages()  # now, while what was imported is known to be what is installed
     message = control.recv(_MESSAGE_BYTES)
     if not message:
         os._exit(0)

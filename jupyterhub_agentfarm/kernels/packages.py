@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import site
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 #: Entries of a folder of packages that change when a package is installed, removed or upgraded, or that run at start.
 _TELLING = (".dist-info", ".egg-info", ".egg-link", ".pth", "customize.py")
 
-Fingerprint = frozenset[tuple[str, int, int]]
+
+class Packages:
+    """What is installed where this process imports from, a user's own folder included, as it is now.
+
+    Looking takes milliseconds. The folders are those of now, too: packages that are imported later may add folders of
+    their own to the search path, as debugpy does with its parts.
+    """
+
+    def __init__(self) -> None:
+        folders = [*sys.path, site.getusersitepackages()] if site.ENABLE_USER_SITE else sys.path
+        self._folders = tuple(dict.fromkeys(folder for folder in folders if folder))
+        self._installed = _installed(self._folders)
+
+    def changed(self) -> bool:
+        """Return whether a package was installed, removed or upgraded since."""
+        return _installed(self._folders) != self._installed
 
 
-def fingerprint() -> Fingerprint:
-    """Return what is installed where this process imports from, a user's own folder included. It takes milliseconds."""
-    folders = dict.fromkeys([*sys.path, site.getusersitepackages()] if site.ENABLE_USER_SITE else sys.path)
-    return frozenset(entry for folder in folders if folder for entry in _of(folder))
+def _installed(folders: Iterable[str]) -> frozenset[tuple[str, int, int]]:
+    return frozenset(entry for folder in folders for entry in _of(folder))
 
 
 def _of(folder: str) -> Iterator[tuple[str, int, int]]:

@@ -25,7 +25,7 @@ from typing import Any
 from .environment import Watched
 from .fitness import descriptors, unfit
 from .inborn import NOTHING, Imported
-from .packages import Fingerprint, fingerprint
+from .packages import Packages
 from .title import set_title
 from .wire import FORK_DESCRIPTORS, send
 
@@ -89,7 +89,7 @@ class Zygote:
     imported
         What this process has imported before.
     packages
-        What was installed then.
+        What was installed when this process began to import.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Zygote:
         libraries: list[str],
         idle_seconds: float,
         imported: Imported,
-        packages: Fingerprint,
+        packages: Packages,
     ) -> None:
         self._control, self._libraries, self._idle_seconds = control, libraries, idle_seconds
         self._read, self._written = set(imported.read), dict(imported.written)
@@ -174,7 +174,7 @@ class Zygote:
             return None
         self._asked_at = time.monotonic()
         channel = socket.socket(fileno=received[0])
-        if fingerprint() != self._packages:
+        if self._packages.changed():
             send(channel, {"refused": "packages"})
             channel.close()
             self._open = False
@@ -268,7 +268,7 @@ def _import(module: str) -> None:
 
 
 def begin(
-    control: socket.socket, libraries: list[str], idle_seconds: float, imported: Imported, packages: Fingerprint
+    control: socket.socket, libraries: list[str], idle_seconds: float, imported: Imported, packages: Packages
 ) -> Forked | None:
     """Import what kernels need, and fork kernels; see :meth:`Zygote.serve`."""
     zygote = Zygote(control, libraries, idle_seconds, imported, packages)
@@ -291,7 +291,7 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     set_title([*sys.orig_argv[:-1]])
     control = socket.socket(fileno=options["control"])
-    forked = begin(control, options["libraries"], options["idle_seconds"], NOTHING, fingerprint())
+    forked = begin(control, options["libraries"], options["idle_seconds"], NOTHING, Packages())
     if forked is not None:
         from .kernel import run
 

@@ -3,7 +3,8 @@
 ::
 
     own session, output, descriptors ─▶ /proc shows the server's command ─▶ (its scope) ─▶ cgroups, limits, account, cwd
-      ─▶ environment ─▶ what modules keep is set right ─▶ the zygote of its kernels ─▶ the launcher, as `python -m` does
+      ─▶ environment ─▶ what modules keep is set right ─▶ the zygote of its kernels ─▶ signals
+      ─▶ the launcher, as `python -m` does
 
 Each step that fails ends the process and is told through the status pipe, in the form of :mod:`..isolation.enter`.
 What differs from a cold server and cannot be helped: the seed of `hash()` and the addresses of libraries are the same
@@ -30,7 +31,7 @@ from jupyterhub_agentfarm.kernels.shown import show
 from ..isolation.enter import ENTERED, StepFailed, confine
 from .bearing import bear
 from .kernel import allow_looking, close_all_but
-from .mending import mend, user_site
+from .mending import forget_handlers, mend, user_site
 
 #: What the status pipe says, beside `ENTERED` and a failed step.
 UP, USER_SITE = b"up\n", b"user_site\n"
@@ -77,6 +78,7 @@ def become(given: Given, coerced: Mapping[str, str], imported: Imported) -> None
         os._exit(_NO_SERVER)
     if bear(imported, without=SOCKET_VARIABLE):
         return
+    forget_handlers()
     serving.forked, serving.listener = True, lambda: _tell(given.status)
     gc.enable()
     # The rest is what `python -m` does.

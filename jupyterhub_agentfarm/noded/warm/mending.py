@@ -10,6 +10,7 @@ import importlib
 import os
 import random
 import runpy
+import signal
 import site
 import sys
 import sysconfig
@@ -29,6 +30,16 @@ def mend() -> None:
     for name, mending in MENDED.items():
         if name in sys.modules:
             mending(sys.modules[name])
+
+
+def forget_handlers() -> None:
+    """Have no handler of a signal that a library has set without Python knowing, as readline does for its windows."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8", "replace").splitlines())
+    caught = int(status["SigCgt"], 16)
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if caught >> (number - 1) & 1 and handler in (signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(number, handler)
 
 
 def user_site() -> str | None:

@@ -294,3 +294,23 @@ async def test_libraries_that_kernels_find_imported(
     assert why["failing"] == "its import failed: RuntimeError: no luck"
     assert why["crashing"] == "its import ended the process with 7"
     assert why["torch"] == "it initialised CUDA"
+
+
+async def test_libraries_that_look_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that adds a folder of packages, as debugpy does, and one that copies the environment: kernels stay warm."""
+    parts = tmp_path / "parts"
+    (parts / "part-1.0.dist-info").mkdir(parents=True)
+    (tmp_path / "adding.py").write_text(f"import sys; sys.path.insert(0, {str(parts)!r})")
+    (tmp_path / "copying.py").write_text("import os; copied = os.environ.copy(); items = dict(os.environ.items())")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with warm_kernels(preload=["adding", "copying"]) as kernels:
+
+        async def imported() -> bool:
+            async with kernel(WARM) as started:
+                return bool(await started.value("'copying' in __import__('sys').modules"))
+
+        await eventually(imported, "both libraries were imported", timeout=60, interval=0.5)
+        async with kernel(WARM, env={**os.environ, "OF_THIS_KERNEL": "7"}) as started:
+            assert await started.value(f"{str(parts)!r} in __import__('sys').path")
+            assert await started.value("int(__import__('os').environ['OF_THIS_KERNEL'])") == 7
+        assert set(kernels.starts) == {("warm", "")}

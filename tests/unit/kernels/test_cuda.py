@@ -37,6 +37,7 @@ async def _torch_is_there() -> bool:
 async def test_a_forked_kernel_uses_the_gpu(zygotes: WarmKernels) -> None:
     """PyTorch of the zygote computes on the GPU in its forks: one after the other, and two at the same time."""
     async with kernel(WARM) as first, kernel(WARM) as second:
+        assert zygotes.starts == {("warm", ""): 2}
         for one in (first, second):
             assert await one.value("'torch' in __import__('sys').modules")
             await one.output(NUMBERS)
@@ -66,6 +67,7 @@ async def test_the_zygote_has_nothing_of_cuda(zygotes: WarmKernels) -> None:
         own = await one.output(
             "print(any('nvidia' in os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')))"
         )
+    assert zygotes.starts == {("warm", ""): 1}
     assert seen.split() == ["0", "0"]
     assert own.strip() == "True"
 
@@ -76,4 +78,4 @@ async def test_the_leased_gpu_is_the_only_one(zygotes: WarmKernels) -> None:
         assert await none.value("__import__('torch').cuda.is_available()") is False
     async with kernel(WARM) as one:
         assert await one.value("__import__('torch').cuda.is_available()") is True
-    assert zygotes.starts[("warm", "")] == 2
+    assert zygotes.starts == {("warm", ""): 2}
