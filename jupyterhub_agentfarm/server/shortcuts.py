@@ -9,12 +9,15 @@ shortcut        saves                                              price
 ``yarn``        half a second, where Node.js is on the PATH:       none: what it learns is asked for again when
                 JupyterLab asks yarn for its configuration when    JupyterLab is built
                 it is imported
-``extensions``  a tenth of a second: JupyterLab's extension        extensions from PyPI are not listed and cannot be
-                manager prepares itself for PyPI                   installed in JupyterLab
+``extensions``  a twentieth of a second: JupyterLab's extension    none: it does so when it is first asked for
+                manager prepares itself for PyPI                   something
+``npm``         a third of a second of another processor, where    language servers that npm installed below a prefix
+                npm is on the PATH: jupyter-lsp asks npm for its   of its global configuration are not found; other
+                prefix when the server begins to answer            prefixes are
 ==============  =================================================  =================================================
 
-The first two are taken unless ``AGENTFARM_SHORTCUTS`` in the server's environment names others, separated by commas;
-``none`` names none. `AgentFarmSpawner.shortcuts` sets it.
+All are taken unless ``AGENTFARM_SHORTCUTS`` in the server's environment names some, separated by commas; ``none`` names
+none. `AgentFarmSpawner.shortcuts` sets it.
 """
 
 from __future__ import annotations
@@ -26,8 +29,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from .node_modules import node_roots
+
 VARIABLE = "AGENTFARM_SHORTCUTS"
-DEFAULT = frozenset({"iri", "yarn"})
+#: The entry point of :mod:`.extension_manager`.
+MANAGER = "agentfarm"
+DEFAULT = frozenset({"iri", "yarn", "extensions", "npm"})
 
 
 def shortcuts(environment: Mapping[str, str] = os.environ) -> frozenset[str]:
@@ -60,4 +67,16 @@ def _import_lab() -> None:
 
 def configuration() -> dict[str, Any]:
     """Return what the rest of them sets in the server's configuration."""
-    return {"LabApp": {"extension_manager": "readonly"}} if "extensions" in shortcuts() else {}
+    chosen, found = shortcuts(), dict[str, Any]()
+    if find_spec("jupyterlab") is None:
+        return found
+    if "extensions" in chosen and _is_installed():
+        found["LabApp"] = {"extension_manager": MANAGER}
+    if "npm" in chosen:
+        found["LanguageServerManager"] = {"node_roots": node_roots()}
+    return found
+
+
+def _is_installed() -> bool:
+    """Return whether JupyterLab finds the farm's entry point: without it, it would not start."""
+    return MANAGER in import_module("jupyterlab.extensions").MANAGERS

@@ -117,7 +117,7 @@ class Start:
         environment.pop("JUPYTERHUB_SERVICE_URL", None)
         # Jupyter Server writes its token there: not into a home that other machines may have, and that outlives it.
         environment.setdefault("JUPYTER_RUNTIME_DIR", f"{PLACEHOLDER}/jupyter")
-        if spawner.shortcuts != {"iri", "yarn"}:
+        if spawner.shortcuts != spawner.trait_defaults("shortcuts"):
             environment.setdefault("AGENTFARM_SHORTCUTS", ",".join(sorted(spawner.shortcuts)) or "none")
         return LaunchOrder(
             command=tuple(command),
