@@ -30,7 +30,7 @@ class Kernel:
 
     def __init__(self, name: str, specs: KernelSpecManager) -> None:
         self.name = name
-        self.manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=specs)
+        self.manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=specs, parent=specs)
         self.client: CountedClient | None = None
         self._pid: int | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from typing import Any
@@ -25,6 +26,8 @@ from .websocket import NoDelayWebsocketConnection
 
 #: Names the lease in every answer.
 LEASE_HEADER = "X-AgentFarm-Lease"
+#: The Hub notes the start itself: what a server tells it then would only keep it, for a write to its database.
+FIRST_ACTIVITY_SECONDS = 5.0
 
 #: Below the user's and the command line's configuration.
 DEFAULTS = {"HubOAuth": {"cache_max_age": 30}}
@@ -85,6 +88,11 @@ class FarmSingleUser(JupyterHubSingleUser):
     """jupyterhub-singleuser in a :class:`FarmServerApp`."""
 
     serverapp_class = FarmServerApp
+
+    async def keep_activity_updated(self) -> None:
+        """Tell the Hub of activity, now and then; not in the moment in which it is finishing the start."""
+        await asyncio.sleep(FIRST_ACTIVITY_SECONDS)
+        await super().keep_activity_updated()
 
     @classmethod
     def get_extension_package(cls) -> str:

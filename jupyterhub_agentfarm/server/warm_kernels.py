@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import distribution
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_server.serverapp import ServerApp
@@ -13,6 +14,10 @@ from prometheus_client.core import CounterMetricFamily
 from jupyterhub_agentfarm.kernels.conditions import REASONS
 from jupyterhub_agentfarm.kernels.provisioner import NAME
 from jupyterhub_agentfarm.kernels.warm import WarmKernels
+
+_VARIABLE = KernelProvisionerFactory.default_provisioner_name_env
+#: When the factory of kernels' provisioners is made at the latest: after the Hub has heard that the server answers.
+_FACTORY_SECONDS = 0.5
 
 
 class StartsCollector:
@@ -39,13 +44,25 @@ class StartsCollector:
 def use_warm_kernels(app: ServerApp) -> None:
     """Have the server's kernels started warm, unless its configuration names a provisioner or says no."""
     kernels = WarmKernels.instance(parent=app)
-    factory = KernelProvisionerFactory.instance(parent=app)
-    named = factory.default_provisioner_name_env in os.environ or "KernelProvisionerFactory" in app.config
-    forking = kernels.enabled and not named and NAME in factory.get_provisioner_entries()
+    named = _VARIABLE in os.environ or "KernelProvisionerFactory" in app.config
+    forking = kernels.enabled and not named and _is_installed()
     if not (forking and kernels.inborn):
         kernels.decline()
     if forking:
-        factory.default_provisioner_name = NAME
+        # The factory itself reads what every package that is installed has to offer: that can wait.
+        app.config.KernelProvisionerFactory.default_provisioner_name = NAME
+        app.io_loop.call_later(_FACTORY_SECONDS, _prepare, app)
         REGISTRY.register(StartsCollector(kernels))
         if kernels.early:
             kernels.begin()
+
+
+def _prepare(app: ServerApp) -> None:
+    """Have the factory made, before somebody makes it who does not know the server's configuration."""
+    KernelProvisionerFactory.instance(parent=app).default_provisioner_name = NAME
+
+
+def _is_installed() -> bool:
+    """Return whether Jupyter finds the farm's provisioner."""
+    found = distribution("jupyterhub-agentfarm").entry_points
+    return any(point.group == KernelProvisionerFactory.GROUP_NAME and point.name == NAME for point in found)
