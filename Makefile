@@ -1,6 +1,8 @@
-# demo: a whole farm on this machine      test: every tier this machine can run
-# test-faults: the acceptance tests    soak: starts, stops and faults for DURATION (10m, 24h)
-# check: lint, types, layers, docstrings  bench: side-by-side measurements into benchmark/results/
+# demo: a whole farm on this machine      check: lint, types, layers, docstrings
+# test: every tier this machine can run, but for those that have a target of their own
+# test-hub: whole farms behind real Hubs  test-faults: the acceptance tests
+# soak: starts, stops and faults for DURATION (10m, 24h)
+# bench: side-by-side measurements into benchmark/results/
 #
 # Python is the first of python3.13 … python3.11, python3 that is at least 3.11; another one: make demo PYTHON=/path/to/python
 
@@ -16,7 +18,7 @@ SOURCES := jupyterhub_agentfarm tests benchmark jupyterhub_config.py
 # Some tools insist on a home that they can write to.
 export PIP_CACHE_DIR ?= $(SCRATCH)/pip
 
-.PHONY: demo test test-faults soak check bench clean
+.PHONY: demo test test-hub test-faults soak check bench clean
 
 demo: $(VENV)/.demo
 	@exec $(BIN)/agentfarm demo --dir $(DEMO_DIR) $(if $(ONCE),--once)
@@ -26,10 +28,12 @@ REAPER := $(BIN)/python tests/reaper.py
 
 # Two files at a time: most tests wait more than they compute. JOBS=0: one after the other, in this process.
 JOBS ?= 2
-test: $(VENV)/.test
+test: TIER := not hub and not faults and not soak
+test-hub: TIER := hub
+test test-hub: $(VENV)/.test
 	@sh tests/install_tiers.sh
-	$(REAPER) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
-	@$(if $(ARGS),:,sh tests/netns_tier.sh $(REAPER) $(BIN)/python -m pytest -m netns)
+	$(REAPER) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m '$(TIER)' $(ARGS)
+	@$(if $(ARGS),:,sh tests/netns_tier.sh $(REAPER) $(BIN)/python -m pytest -m 'netns and $(TIER)')
 
 # The acceptance tests, at separate hosts; their table is printed, and kept in benchmark/results/.
 FAULTS_RESULTS ?= $(CURDIR)/benchmark/results/faults-$(shell date +%F)

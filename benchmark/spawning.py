@@ -120,7 +120,10 @@ class Starts:
 
 
 async def _stopped(hub: BenchHub, users: list[str]) -> None:
-    await asyncio.gather(*(hub.api("DELETE", f"/users/{user}/server") for user in users))
+    stops = [hub.api("DELETE", f"/users/{user}/server") for user in users]
+    slow = [each for each in await asyncio.gather(*stops, return_exceptions=True) if isinstance(each, Exception)]
+    if slow:
+        say(f"{len(slow)} of {len(users)} requests to stop were not answered: {slow[0]!r}")
     if await until_noticed(lambda: _none_runs(hub, users), STOP_SECONDS) is None:
         say(f"not all of {len(users)} servers were stopped within {STOP_SECONDS} s")
 

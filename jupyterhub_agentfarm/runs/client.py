@@ -63,6 +63,22 @@ class RunRefused(RunFailed):
         super().__init__(f"the server on {node} answered {status}: {why}")
 
 
+class RunsNotServed(RunFailed):
+    """The server runs, and knows nothing of runs: its environment lacks the farm's extension.
+
+    Parameters
+    ----------
+    node
+        Where the server is.
+    """
+
+    def __init__(self, node: str) -> None:
+        super().__init__(
+            f"the server on {node} carries out no notebooks: install jupyterhub-agentfarm with pip in the environment "
+            "that the node's servers start from (`jupyter server extension list` there shows jupyterhub_agentfarm.runs)"
+        )
+
+
 class AnswerTooLong(RunFailed):
     """The server's answer is longer than what is read of it.
 
@@ -219,6 +235,8 @@ class ServerRuns:
         if LEASE_HEADER not in response.headers and not isinstance(told.get("reason"), str):
             # A proxy that was started a moment ago, or the Hub behind it, knows no way to the server.
             raise NodeUnreachable(self._node, f"the proxy or the Hub answered {status} for its server")
+        if status == 404 and not isinstance(told.get("reason"), str):
+            raise RunsNotServed(self._node)
         raise RunRefused(self._node, status, str(told.get("message") or response.reason)[:_MAX_WHY_CHARACTERS])
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> dict[str, Any]:

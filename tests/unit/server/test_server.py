@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import httpx
 import pytest
 from jupyterhub import __version__ as hub_version
@@ -24,6 +25,7 @@ from tornado.websocket import websocket_connect
 from waiting import eventually
 
 from jupyterhub_agentfarm.noded import procfs
+from jupyterhub_agentfarm.runs.client import RunsNotServed, ServerRuns
 
 PREFIX = "/user/ada/"
 TOKEN = "token-of-ada"
@@ -241,3 +243,17 @@ async def test_only_the_kernels_that_the_owner_may_use(hub: str, tmp_path: Path)
         started = await client.post(f"{api}kernels", json={})
         assert (started.status_code, started.json()["name"]) == (201, "mine")
         await _ask_kernel_info(served, started.json()["id"], {"Authorization": f"token {TOKEN}"})
+
+
+async def test_a_server_without_the_farms_extension_says_so(hub: str, tmp_path: Path) -> None:
+    """Whoever asks it for a run is told what to install, instead of taking the run for lost."""
+    configuration = {"ServerApp": {"jpserver_extensions": {"jupyterhub_agentfarm.runs": False}}}
+    (tmp_path / ".jupyter").mkdir()
+    (tmp_path / ".jupyter" / "jupyter_server_config.json").write_text(json.dumps(configuration))
+    async with (
+        serving(hub, tmp_path) as served,
+        aiohttp.ClientSession(headers={"Authorization": f"token {TOKEN}"}) as session,
+    ):
+        await answer(served, "api")
+        with pytest.raises(RunsNotServed, match="on gpu-1 carries out no notebooks: install jupyterhub-agentfarm"):
+            await ServerRuns(session, f"http://{served.url}", "gpu-1").get("0" * 16)
