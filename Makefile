@@ -1,6 +1,6 @@
 # demo: a whole farm on this machine      check: lint, types, layers, docstrings
 # test: every tier this machine can run, but for those that have a target of their own
-# test-hub: whole farms behind real Hubs  test-faults: the acceptance tests
+# test-long: whole farms behind real Hubs, forked servers, schemas, pages    test-faults: the acceptance tests
 # soak: starts, stops and faults for DURATION (10m, 24h)
 # bench: side-by-side measurements into benchmark/results/
 #
@@ -18,7 +18,7 @@ SOURCES := jupyterhub_agentfarm tests benchmark jupyterhub_config.py
 # Some tools insist on a home that they can write to.
 export PIP_CACHE_DIR ?= $(SCRATCH)/pip
 
-.PHONY: demo test test-hub test-faults soak check bench clean
+.PHONY: demo test test-long test-faults soak check bench clean
 
 demo: $(VENV)/.demo
 	@exec $(BIN)/agentfarm demo --dir $(DEMO_DIR) $(if $(ONCE),--once)
@@ -28,12 +28,12 @@ REAPER := $(BIN)/python tests/reaper.py
 
 # Two files at a time: most tests wait more than they compute. JOBS=0: one after the other, in this process.
 JOBS ?= 2
-test: TIER := not hub and not faults and not soak
-test-hub: TIER := hub
-test test-hub: $(VENV)/.test
+test: TIER := not hub and not long and not faults and not soak
+test-long: TIER := (hub or long) and not faults and not soak
+test test-long: $(VENV)/.test
 	@sh tests/install_tiers.sh
 	$(REAPER) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m '$(TIER)' $(ARGS)
-	@$(if $(ARGS),:,sh tests/netns_tier.sh $(REAPER) $(BIN)/python -m pytest -m 'netns and $(TIER)')
+	@$(if $(ARGS)$(filter test,$@),:,sh tests/netns_tier.sh $(REAPER) $(BIN)/python -m pytest -m 'netns and $(TIER)')
 
 # The acceptance tests, at separate hosts; their table is printed, and kept in benchmark/results/.
 FAULTS_RESULTS ?= $(CURDIR)/benchmark/results/faults-$(shell date +%F)

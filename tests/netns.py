@@ -29,7 +29,7 @@ SSHD = "/usr/sbin/sshd"
 def why_not() -> str | None:
     """Return why namespaces cannot be had here, or None."""
     if os.geteuid() != 0:
-        return "network namespaces need root; `make test` runs these tests last, as root of a user namespace"
+        return "network namespaces need root; `make test-long` runs these tests last, as root of a user namespace"
     for program in ("ip", "nsenter", "unshare", SSHD):
         if shutil.which(program) is None:
             return f"{program} is not installed (apt-get install iproute2 util-linux openssh-server)"

@@ -22,7 +22,7 @@ from jupyterhub_agentfarm.records import to_json
 playwright = pytest.importorskip("playwright.async_api")
 v4 = nbformat.v4
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.long, pytest.mark.browser, pytest.mark.timeout(120)]
 
 #: Each tries to do what only a script, a request or another document could.
 HOSTILE = {

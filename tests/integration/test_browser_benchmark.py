@@ -18,7 +18,7 @@ playwright = pytest.importorskip("playwright.async_api")
 
 from chromium import browser_context  # noqa: E402 - it imports playwright
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.long, pytest.mark.browser, pytest.mark.timeout(180)]
 
 TINY = """
 name = "tiny"

@@ -9,7 +9,7 @@ import pytest
 from controllers import controller, gpu_nodes, ready
 from node_records import request
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.long, pytest.mark.browser, pytest.mark.timeout(120)]
 playwright = pytest.importorskip("playwright.async_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

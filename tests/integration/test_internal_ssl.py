@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -161,6 +162,12 @@ async def test_only_the_hub_and_its_proxy_get_in(hub: HubProcess) -> None:
         await hub.stop_server(user)
 
 
+async def reached(hub: HubProcess, user: str) -> bool:
+    """Return whether the proxy leads to a user's server, and not to the Hub."""
+    async with hub.http.get(f"{hub.url}/user/{user}/api", headers=hub.headers(), allow_redirects=False) as answer:
+        return answer.status == 200
+
+
 async def test_a_restarted_hub_finds_its_server(hub: HubProcess) -> None:
     """After a SIGKILL in the middle of a start both servers are there, reached by https, usable and stoppable."""
     for user in ("cy", "dan"):
@@ -177,6 +184,8 @@ async def test_a_restarted_hub_finds_its_server(hub: HubProcess) -> None:
     await hub.start()
     for user in ("cy", "dan"):
         await hub.ready(user)
+        # A Hub that found a server calls it ready a moment before it has told the proxy.
+        await eventually(partial(reached, hub, user), f"{user}'s server is reached through the proxy", timeout=30)
         assert (await hub.run_cell(user, "print(6 * 7)")).strip() == "42"
     assert {user: (await lease_of(hub, user)).id for user in ("cy", "dan")} == before
     folders = [directory_of(await lease_of(hub, user)) for user in ("cy", "dan")]

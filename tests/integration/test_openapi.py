@@ -31,7 +31,7 @@ from jupyterhub_agentfarm.services import local
 from jupyterhub_agentfarm.services.app import ServiceApp
 from jupyterhub_agentfarm.services.hub import close_shared_client
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 

@@ -91,7 +91,7 @@ async def lines(noded: NodedProcess, lease: str) -> list[str]:
         found: list[str] = (await noded.call("logs", {"lease": lease}))["text"].splitlines()
         return found if found[-1:] == ["ready"] else []
 
-    return await eventually(said, f"{lease} is ready")
+    return await eventually(said, f"{lease} is ready", timeout=30)
 
 
 # ---- the mapping ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from warm_farm import SERVER, Served, WarmFarm
 
 from jupyterhub_agentfarm.noded import procfs
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
 
 OFF = "--WarmKernels.enabled=False"
 #: Differs between two starts of one kernel; what servers import adds filters of warnings, and six's finder.

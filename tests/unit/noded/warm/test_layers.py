@@ -19,7 +19,7 @@ from warm_farm import Served, WarmFarm, warm_farm
 
 from jupyterhub_agentfarm.noded import procfs
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 needs_systemd = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts and switch to them")

@@ -18,7 +18,7 @@ from warm_farm import SERVER, Served, WarmFarm, warm_farm
 
 from jupyterhub_agentfarm.noded import procfs
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
 
 
 PROBE = Path(__file__).parents[3] / "warm_probe.py"
