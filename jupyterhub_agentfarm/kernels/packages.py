@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 #: Entries of a folder of packages that change when a package is installed, removed or upgraded, or that run at start.
-_TELLING = (".dist-info", ".egg-info", ".egg-link", ".pth", "customize.py")
+TELLING = (".dist-info", ".egg-info", ".egg-link", ".pth", "customize.py")
 
 
 class Packages:
@@ -36,7 +36,7 @@ def _of(folder: str) -> Iterator[tuple[str, int, int]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(_TELLING):
+                if entry.name.endswith(TELLING):
                     state = entry.stat()
                     yield entry.path, state.st_mtime_ns, state.st_ino
         yield folder, 0, 1

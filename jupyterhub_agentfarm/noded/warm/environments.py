@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jupyterhub_agentfarm.kernels.packages import TELLING
 from jupyterhub_agentfarm.models import LaunchSpec
 
 from .fixed import carried
 
 #: What launches the farm's server.
 SERVER = ("-m", "jupyterhub_agentfarm.server")
-#: Entries of a folder of packages that change with what is installed.
-_TELLING = (".dist-info", ".egg-info", ".pth", ".egg-link")
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _metadata(python: str) -> Iterator[str]:
         yield str(folder)
         if folder.name.endswith("-packages"):
             with os.scandir(folder) as entries:
-                yield from sorted(entry.path for entry in entries if entry.name.endswith(_TELLING))
+                yield from sorted(entry.path for entry in entries if entry.name.endswith(TELLING))
 
 
 def _configuration(prefix: Path) -> Iterator[str]:
