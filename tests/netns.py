@@ -136,9 +136,19 @@ class NetnsNode:
 
     @property
     def init(self) -> int:
-        """The node's first process, as this machine counts."""
-        assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        """The node's first process, as this machine counts.
+
+        Raises
+        ------
+        OSError
+            There is none: the node is off, or somebody is just pressing its button.
+        """
+        process = self.process
+        if process is None:
+            raise ProcessLookupError(f"{self.name} is off")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if not children:
+            raise ProcessLookupError(f"{self.name} has no first process yet, or no longer")
         return int(children[0])
 
     def inside(self, *argv: str) -> list[str]:

@@ -195,7 +195,10 @@ class FaultFarm:
 
     def servers(self) -> list[ServerProcess]:
         """Return the servers' own processes on all nodes, read from /proc."""
-        spaces = {str(Path(f"/proc/{node.init}/ns/pid").readlink()): node.name for node in self.nodes if node.process}
+        spaces = {}
+        for node in self.nodes:
+            with suppress(OSError):  # it is off
+                spaces[str(Path(f"/proc/{node.init}/ns/pid").readlink())] = node.name
         found = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
