@@ -8,6 +8,7 @@ import os
 import platform
 import statistics
 import subprocess
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,11 +29,22 @@ def provenance(options: argparse.Namespace, packages: Sequence[str] = ()) -> dic
         "uncommitted_changes": bool(changed.stdout),
         "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.platform()},
         "python": platform.python_version(),
+        # One built without optimization takes up to twice as long for the same.
+        "python_build": " ".join((*platform.python_build(), platform.python_compiler())),
+        "ten_million_additions_seconds": round(_additions(), 3),
         "packages": {name: version(name) for name in packages},
         "options": {
             name: value for name, value in vars(options).items() if isinstance(value, int | float | bool | list)
         },
     }
+
+
+def _additions() -> float:
+    """Return the seconds that a loop of ten million additions takes here and now."""
+    began, total = time.perf_counter(), 0
+    for number in range(10_000_000):
+        total += number
+    return time.perf_counter() - began
 
 
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:

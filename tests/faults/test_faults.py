@@ -55,6 +55,9 @@ async def test_what_was_taken_away_is_there_again(farm: FaultFarm) -> None:
         (faults.fill_inodes, faults.free_inodes, lambda: not _can_write(node)),
         (faults.read_only_home, faults.writable_home, lambda: not _can_write(node)),
     ):
+        await eventually(
+            lambda: faults.noded_pid(node) is not None, "noded runs", 30
+        )  # the fault before may have ended it
         await asyncio.to_thread(fault, node)
         try:
             await eventually(lambda cannot=cannot: asyncio.to_thread(cannot), f"done: {fault.__name__}", 5)

@@ -1,0 +1,93 @@
+"""The records that the parts exchange. All are frozen; units are in the names.
+
+Times are seconds since the epoch (UTC) in fields that end in ``_at`` or are called ``time``; durations are seconds.
+A quantity that a device does not support is None, which in JSON is null: absent, never 0.
+"""
+
+from .leases import (
+    Candidate,
+    Explanation,
+    Lease,
+    OwnerLimits,
+    PlacementRequest,
+    UserOptions,
+)
+from .names import (
+    HOST_NAME,
+    KERNEL_NAME,
+    MOST_AVOIDED,
+    NODE_NAME,
+    ColdReason,
+    ExitCause,
+    GpuHealth,
+    LeaseEnd,
+    LeaseState,
+    NodeState,
+    Restart,
+    Role,
+    ServerState,
+    check_avoided,
+    check_host,
+    check_kernel_name,
+    check_labels,
+    check_node_name,
+)
+from .nodes import (
+    NODED_OPTION,
+    Filesystem,
+    Gpu,
+    Kernel,
+    Mark,
+    Node,
+    NodeFacts,
+    NodeSpec,
+    Telemetry,
+    WarmStarts,
+)
+from .servers import (
+    LaunchOrder,
+    LaunchSpec,
+    ServerExit,
+    ServerStatus,
+)
+
+__all__ = [
+    "HOST_NAME",
+    "KERNEL_NAME",
+    "MOST_AVOIDED",
+    "NODED_OPTION",
+    "NODE_NAME",
+    "Candidate",
+    "ColdReason",
+    "ExitCause",
+    "Explanation",
+    "Filesystem",
+    "Gpu",
+    "GpuHealth",
+    "Kernel",
+    "LaunchOrder",
+    "LaunchSpec",
+    "Lease",
+    "LeaseEnd",
+    "LeaseState",
+    "Mark",
+    "Node",
+    "NodeFacts",
+    "NodeSpec",
+    "NodeState",
+    "OwnerLimits",
+    "PlacementRequest",
+    "Restart",
+    "Role",
+    "ServerExit",
+    "ServerState",
+    "ServerStatus",
+    "Telemetry",
+    "UserOptions",
+    "WarmStarts",
+    "check_avoided",
+    "check_host",
+    "check_kernel_name",
+    "check_labels",
+    "check_node_name",
+]
