@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 
 from faults import faults
 from faults.farm import FaultFarm, fault_farm
-from hub_process import free_ports
+from ports import free_ports
 from prometheus_process import prometheus_process
 from test_prometheus import SETS, config
 

@@ -24,8 +24,9 @@ import aiohttp
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from hub_process import _PORTS, PASSWORD, HubProcess, free_ports, proxy_cache  # noqa: E402
+from hub_process import _PORTS, PASSWORD, HubProcess, proxy_cache  # noqa: E402
 from netns import NetnsFarm, NetnsNode, netns_farm  # noqa: E402
+from ports import free_ports  # noqa: E402
 
 from jupyterhub_agentfarm.demo.proxy import proxy_command  # noqa: E402
 from jupyterhub_agentfarm.records import to_json  # noqa: E402

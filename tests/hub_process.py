@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import uuid
@@ -28,6 +27,7 @@ from typing import Any
 
 import aiohttp
 import psutil
+from ports import free_ports
 from waiting import eventually
 
 from jupyterhub_agentfarm.controller.client import FarmClient
@@ -39,16 +39,6 @@ from jupyterhub_agentfarm.share import share_path
 
 PASSWORD = "correct horse"
 _PORTS = ("PORT", "HUB_PORT", "PROXY_API_PORT", "CONTROLLER_PORT", "BENCHMARK_PORT", "AGENTS_PORT")
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nobody listened on a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 def proxy_cache() -> Path:

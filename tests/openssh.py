@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from ports import free_ports
 from ssh_node import COLD, SSHNode, make_client_key, noded_pid, stand_in_python
 from waiting import eventually
 
@@ -56,12 +57,6 @@ def make_host_key(directory: Path) -> str:
     return " ".join(Path(f"{path}.pub").read_text().split()[:2])
 
 
-def free_port(host: str) -> int:
-    """Return a port that was free just now: sshd takes no port 0."""
-    with socket.create_server((host, 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 class OpenSSHNode(SSHNode):
     """A node whose SSH server is OpenSSH's."""
 
@@ -72,7 +67,7 @@ class OpenSSHNode(SSHNode):
         """Start sshd; the second time on the port of the first."""
         sshd = self.directory / "sshd"
         if self.spec.host_key is None:
-            self.spec = replace(self.spec, host_key=make_host_key(sshd), port=free_port(self.spec.host))
+            self.spec = replace(self.spec, host_key=make_host_key(sshd), port=free_ports(1, self.spec.host)[0])
         config = CONFIG.format(port=self.spec.port, host=self.spec.host, directory=sshd, options=self.options)
         (sshd / "sshd_config").write_text(config)
         with (sshd / "sshd.log").open("ab") as log:

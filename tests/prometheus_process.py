@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from hub_process import free_ports
+from ports import free_ports
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
+from ports import free_ports
 
 from jupyterhub_agentfarm.models import NodeSpec
 
@@ -69,7 +70,7 @@ class SSHNode:
 
     async def start(self) -> None:
         """Start the SSH server; the second time on the port of the first."""
-        port = self.spec.port if self.spec.host_key else 0
+        port = self.spec.port if self.spec.host_key else free_ports(1, self.spec.host)[0]
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

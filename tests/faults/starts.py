@@ -19,8 +19,8 @@ from typing import Any
 import aiohttp
 import jupyterhub
 from faults.farm import HERE, FaultFarm
-from hub_process import free_ports
 from netns import NetnsNode
+from ports import free_ports
 
 
 async def progress(farm: FaultFarm, user: str, seconds: float = 120) -> AsyncIterator[tuple[float, dict[str, Any]]]:

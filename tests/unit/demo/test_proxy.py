@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import uuid
@@ -18,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ports import free_ports
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 from waiting import eventually
@@ -63,13 +63,6 @@ def _no_proxy_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def path_without_proxy() -> str:
     """Return the PATH without the folders that have a proxy already."""
     return os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not Path(p, NAME).exists())
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago; the proxy cannot tell which one it took."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 # ---------------------------------------------------------------- finding and installing
@@ -180,7 +173,7 @@ def test_command_line_fails_with_the_sentence(
 def jupyter(tmp_path: Path) -> Iterator[Path]:
     """Start a real jupyter_server under /user/test/; return its runtime folder."""
     argv = [
-        *(sys.executable, "-m", "jupyter_server", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={free_port()}"),
+        *(sys.executable, "-m", "jupyter_server", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={free_ports(1)[0]}"),
         *("--ServerApp.open_browser=False", "--ServerApp.base_url=/user/test/", "--ServerApp.allow_root=True"),
         *(f"--ServerApp.root_dir={tmp_path}", "--ZMQChannelsWebsocketConnection.limit_rate=False"),
         "--ServerApp.jpserver_extensions={}",
@@ -195,7 +188,7 @@ def jupyter(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 async def proxy(installed: Path) -> AsyncIterator[tuple[str, str]]:
     """Start the installed proxy; return its URL and that of its API."""
-    port, api_port = free_port(), free_port()
+    port, api_port = free_ports(2)
     command = proxy_command(installed)
     argv = [*command, "--ip=127.0.0.1", f"--port={port}", "--api-ip=127.0.0.1", f"--api-port={api_port}"]
     process = await asyncio.create_subprocess_exec(*argv, env=os.environ | {"CONFIGPROXY_AUTH_TOKEN": TOKEN})
