@@ -90,7 +90,7 @@ class CaseOnNode:
     progress
         Is told ``{"node", "phase", "lane", "repetition", "case", "cells_done", "cells_total"}`` at every change.
     poll_seconds
-        Pause between two looks at a run.
+        Time between two looks at how far a run is; its end is known at once.
     skew_seconds
         Gives the service's clock minus the node's.
     """
@@ -147,7 +147,7 @@ class CaseOnNode:
         try:
             while run["state"] not in FINAL_STATES:
                 self._tell(order, run)
-                await asyncio.sleep(self._poll)
+                run = await self._server.ask(lambda runs: runs.get(run_id, self._poll))
                 if run["state"] == "executing":
                     executing_since = executing_since or time.monotonic()
                     if time.monotonic() > executing_since + order.case.timeout_seconds + OVERTIME_SECONDS:
@@ -158,7 +158,6 @@ class CaseOnNode:
                             "reason": "run_timeout",
                             "detail": "the server did not end it",
                         }
-                run = await self._server.ask(lambda runs: runs.get(run_id))
         except asyncio.CancelledError:
             if self._server.leaving:
                 await self._cancel(run_id)

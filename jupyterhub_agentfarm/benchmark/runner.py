@@ -75,7 +75,7 @@ class Runner(LoggingConfigurable):
     ).tag(config=True)
     poll_interval = Seconds(
         1,
-        help="Pause between two looks at a running notebook, in seconds. Smaller: the next case begins sooner and "
+        help="Time between two looks at how far a running notebook is, in seconds; its end is known at once. Smaller: "
         "progress is smoother; larger: fewer requests. Durations are measured on the node and do not depend on it.",
     ).tag(config=True)
     rejoin = Seconds(

@@ -8,7 +8,7 @@ from ..errors import AgentFarmError, ConflictError, InvalidField, NotFoundError
 from ..openapi import Api, Operation, Query, document
 from ..records_schema import Rules, Schema, Schemas
 from . import handlers
-from .models import Artifacts, Run, RunRequest
+from .models import MOST_WAIT_SECONDS, Artifacts, Run, RunRequest
 
 _DESCRIPTION = (
     "Notebooks executed beside their kernel, in the user's own Jupyter server. Times are ISO 8601 in UTC, durations "
@@ -68,13 +68,15 @@ def _operations(schemas: Schemas) -> list[Operation]:
     runs: Schema = {"type": "object", "properties": {"runs": {"type": "array", "items": run}}, "required": ["runs"]}
     request, anything = schemas.accepted(RunRequest), {"type": "object"}
     after = Query("after", {"type": "string", "pattern": "^[0-9]{1,15}$"}, "Id of the last event that was seen.")
+    longest = {"type": "number", "minimum": 0, "maximum": MOST_WAIT_SECONDS}
+    wait = Query("wait_seconds", longest, "Answer when the run has ended, at the latest after so long; else at once.")
     stream = {"text/event-stream": {"type": "string"}}
     file = {"application/octet-stream": {"type": "string", "contentMediaType": "application/octet-stream"}}
     refused: tuple[type[AgentFarmError], ...] = (NotFoundError, ConflictError)
     return [
         Operation("POST", "runs", handlers.RunsHandler, run, 201, also=(200,), body=request, errors=(ConflictError,)),
         Operation("GET", "runs", handlers.RunsHandler, runs),
-        Operation("GET", "runs/{id}", handlers.RunHandler, run, errors=missing),
+        Operation("GET", "runs/{id}", handlers.RunHandler, run, query=(wait,), errors=(NotFoundError, InvalidField)),
         Operation("DELETE", "runs/{id}", handlers.RunHandler, None, 204, errors=refused),
         Operation("POST", "runs/{id}/cancel", handlers.CancelHandler, run, errors=missing),
         Operation("GET", "runs/{id}/events", handlers.EventsHandler, None, query=(after,), media=stream,

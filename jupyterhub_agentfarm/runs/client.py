@@ -20,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from ..errors import NodeUnreachable, RunFailed
+from .models import MOST_WAIT_SECONDS
 
 T = TypeVar("T")
 Headers = Mapping[str, str]
@@ -37,7 +38,7 @@ MAX_NOTEBOOK_BYTES = 64 * 2**20
 _MAX_REFUSAL_BYTES = 64 * 2**10
 _MAX_WHY_CHARACTERS = 2000
 
-#: States of the runs extension that a run does not leave.
+#: States of the runs extension that a run does not leave; a tuple, since a server may tell what cannot be in a set.
 FINAL_STATES = ("completed", "failed", "cancelled")
 
 
@@ -139,9 +140,16 @@ class ServerRuns:
         """Submit a run, as an object or as its JSON, and return it."""
         return await self._request("POST", "", body)
 
-    async def get(self, run_id: str) -> dict[str, Any]:
-        """Return a run."""
-        return await self._request("GET", f"/{run_id}")
+    async def get(self, run_id: str, wait_seconds: float = 0) -> dict[str, Any]:
+        """Return a run: at once, or when it has ended, and no later than after `wait_seconds`."""
+        began, wait = time.monotonic(), min(wait_seconds, MOST_WAIT_SECONDS)
+        about: dict[str, Any] = {}
+        if self._timeout.total is not None:
+            about["timeout"] = aiohttp.ClientTimeout(total=self._timeout.total + wait)
+        run = await self._request("GET", f"/{run_id}?wait_seconds={wait:g}" if wait else f"/{run_id}", **about)
+        if run.get("state") not in FINAL_STATES:  # a server of an earlier version does not wait
+            await asyncio.sleep(max(0.0, wait - (time.monotonic() - began)))
+        return run
 
     async def results(self, run_id: str) -> dict[str, Any]:
         """Return what the notebook published."""
@@ -177,12 +185,14 @@ class ServerRuns:
         async with self._asked("DELETE", f"/{run_id}"):
             pass
 
-    async def _request(self, method: str, path: str, body: Any = None, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    async def _request(
+        self, method: str, path: str, body: Any = None, most: int = MAX_JSON_BYTES, **about: Any
+    ) -> dict[str, Any]:
         """Return a decoded answer."""
         content: dict[str, Any] = {"json": body}
         if isinstance(body, bytes):
             content = {"data": io.BytesIO(body), "headers": {"Content-Type": "application/json"}}
-        async with self._asked(method, path, **content) as response:
+        async with self._asked(method, path, **content, **about) as response:
             data = _decoded(await self._whole(response.content.iter_chunked(2**16), "an answer", most))
         if not isinstance(data, dict):
             raise RunFailed(f"the server on {self._node} answered {method} {path} with no JSON object")

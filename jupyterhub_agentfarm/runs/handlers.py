@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -21,7 +22,7 @@ from ..records import from_json, to_json
 from .artifacts import open_artifact
 from .book import RunBook
 from .events import EventFeed
-from .models import RunRequest
+from .models import MOST_WAIT_SECONDS, RunRequest
 from .notebooks import results
 
 #: Seconds without an event after which a comment is sent, so that proxies keep the connection.
@@ -116,8 +117,17 @@ class RunHandler(_Handler):
     @web.authenticated
     @authorized
     async def get(self, run_id: str) -> None:
-        """Answer the run."""
-        self.finish(json.dumps(to_json(self.book.journal(run_id).run)))
+        """Answer the run: at once, or with `wait_seconds` when it has ended, and no later than then."""
+        journal = self.book.journal(run_id)
+        await journal.until_ended(self._wait_seconds())
+        self.finish(json.dumps(to_json(journal.run)))
+
+    def _wait_seconds(self) -> float:
+        text = self.get_query_argument("wait_seconds", "0")
+        with contextlib.suppress(ValueError):
+            if 0 <= (seconds := float(text)) <= MOST_WAIT_SECONDS:
+                return seconds
+        raise InvalidField("wait_seconds", f"a number from 0 to {MOST_WAIT_SECONDS:g}", text)
 
     @web.authenticated
     @authorized

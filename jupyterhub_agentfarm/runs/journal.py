@@ -13,6 +13,7 @@ The lock tells the runs of a server that is gone from those of another living se
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import fcntl
@@ -130,6 +131,14 @@ class Journal:
             with contextlib.suppress(OSError):
                 self.feed.publish("state", state=state, reason=reason, detail=detail)
             self.unlock()
+
+    async def until_ended(self, seconds: float) -> None:
+        """Return when the run has ended, or after so many seconds."""
+        loop, seq = asyncio.get_running_loop(), 0
+        deadline = loop.time() + seconds
+        while not self.run.ended and (left := deadline - loop.time()) > 0:
+            events = await self.feed.after(seq, left)
+            seq += len(events)
 
     def read_notebook(self) -> NotebookNode:
         """Return the notebook as executed so far."""

@@ -28,6 +28,9 @@ Reason = Literal[
 #: The states that a run does not leave.
 FINAL_STATES: frozenset[State] = frozenset({"completed", "failed", "cancelled"})
 
+#: Longest time for which an answer about a run is held back until it has ended.
+MOST_WAIT_SECONDS = 30.0
+
 #: The MIME type by which a notebook publishes results.
 RESULT_MIME = "application/vnd.agentfarm.result+json"
 

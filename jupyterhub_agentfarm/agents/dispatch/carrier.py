@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-_FIRST_POLL_SECONDS = 0.1
 #: How often a server's place in the line is looked at.
 _PLACE_SECONDS = 1.0
 
@@ -200,14 +199,13 @@ class Carrier:
 
     async def _follow(self, run_id: str) -> ToldRun:
         """Return the run when it has ended."""
-        pause = _FIRST_POLL_SECONDS
+        # A server that is asked to wait is silent meanwhile, and silence is what losses are told by.
+        wait = min(self._parts.poll_interval, self._parts.loss_grace / 2)
         while True:
-            run = await self._run(lambda: self._server.runs.get(run_id))
+            run = await self._run(lambda: self._server.runs.get(run_id, wait))
             self._book.progress(self.attempt, run.cells_done, run.cells_total, run.current_cell)
             if run.ended:
                 return replace(run, id=run_id)
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, self._parts.poll_interval)
 
     async def _run(self, question: Callable[[], Awaitable[dict[str, Any]]]) -> ToldRun:
         """Return the run that the server tells of."""

@@ -57,8 +57,8 @@ class Carriers(LoggingConfigurable):
 
     poll_interval = Seconds(
         1,
-        help="Longest pause between two looks at a running notebook, in seconds. Smaller: its end is known sooner and "
-        "progress is smoother; larger: fewer requests.",
+        help="Time between two looks at how far a running notebook is, in seconds; its end is known at once. Smaller: "
+        "progress is smoother; larger: fewer requests. At most half of `loss_grace` counts.",
     ).tag(config=True)
     retry_interval = Seconds(0.5, help="Pause before a server that did not answer is asked again, in seconds.").tag(
         config=True

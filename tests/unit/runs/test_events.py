@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 from jupyter_server_process import Server
+from tornado import web
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
 
+from jupyterhub_agentfarm.runs.client import ServerRuns
 from jupyterhub_agentfarm.runs.events import EventFeed
 
 
@@ -45,6 +51,49 @@ async def test_events_tell_the_run_and_end_with_it(server: Server) -> None:
     assert told == [("state", "queued"), ("state", "executing"), *cells, ("state", "completed")]
     assert events[3]["duration_seconds"] > 0
     assert (events[5]["cells_done"], events[5]["cells_total"]) == (2, 2)
+
+
+async def test_an_answer_waits_for_the_end(server: Server) -> None:
+    """Who asks with a wait is answered when the run has ended, or as it is when the wait is over; others at once."""
+    go = server.root / "go"
+    run = await server.submit(f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)")
+    await server.until(run["id"], lambda seen: seen["state"] == "executing", "it executes")
+    began = time.monotonic()
+    answer = await server.request("GET", run["id"], params={"wait_seconds": "0.3"})
+    assert (answer.json()["state"], time.monotonic() - began > 0.3) == ("executing", True)
+    waiting = asyncio.create_task(server.request("GET", run["id"], params={"wait_seconds": "30"}))
+    assert (await server.run(run["id"]))["state"] == "executing"
+    go.touch()
+    assert (await asyncio.wait_for(waiting, 20)).json()["state"] == "completed"
+    assert (await server.request("GET", run["id"], params={"wait_seconds": "30"})).json()["state"] == "completed"
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "31", "nan", "inf"])
+async def test_a_wait_that_is_none_is_refused(server: Server, text: str) -> None:
+    """Nobody holds a request for ever."""
+    run = await server.execute("1")
+    answer = await server.request("GET", run["id"], params={"wait_seconds": text})
+    assert answer.status_code == 400
+    assert "wait_seconds must be a number from 0 to 30" in answer.json()["message"]
+
+
+async def test_a_server_that_cannot_wait_is_not_asked_without_pause() -> None:
+    """One of an earlier version answers at once: the client waits in its place."""
+
+    class Earlier(web.RequestHandler):
+        def get(self) -> None:
+            self.finish({"id": "a", "state": "executing"})
+
+    server = HTTPServer(web.Application([("/.*", Earlier)]))
+    (listening,) = bind_sockets(0, "127.0.0.1")
+    server.add_socket(listening)
+    began = time.monotonic()
+    async with aiohttp.ClientSession() as session:
+        runs = ServerRuns(session, f"http://127.0.0.1:{listening.getsockname()[1]}/", "n1")
+        assert (await runs.get("a", 0.3))["state"] == "executing"
+    assert time.monotonic() - began > 0.3
+    server.stop()
+    await server.close_all_connections()
 
 
 async def test_a_follower_resumes_and_several_follow(server: Server) -> None:
