@@ -22,6 +22,8 @@ from .wire import receive, send
 
 #: Where the channel lies in a kernel: after the standard streams.
 _CHANNEL = 3
+#: What the control thread may take to end, in seconds.
+_CONTROL_SECONDS = 1.0
 
 
 def run(channel: socket.socket, streams: tuple[int, int, int], written: Mapping[str, str | None]) -> None:
@@ -135,6 +137,17 @@ class IPKernelApp(kernelapp.IPKernelApp):
         """Bind the last socket; a client that connects before would try again only after 100 ms."""
         super().init_heartbeat()
         send(self.channel, {"bound": True})
+
+    def close(self) -> None:
+        """Let the control thread end what it is at, then close the channels.
+
+        ipykernel closes the one for output first; a control thread that is about to say there that the shutdown is done
+        then waits for ever, and the kernel is killed seconds later.
+        """
+        if self.control_thread is not None and self.control_thread.is_alive():
+            self.control_thread.stop()
+            self.control_thread.join(_CONTROL_SECONDS)
+        super().close()
 
 
 def serve(channel: socket.socket, arguments: Sequence[str]) -> None:

@@ -130,6 +130,24 @@ async def test_asked_to_end_it_ends(any_kernel: Kernel) -> None:
     assert await any_kernel.ended() == -15
 
 
+async def test_a_shutdown_is_no_race(warm: WarmKernels) -> None:
+    """A kernel that is to shut down ends by itself, however late its control thread says that it is done.
+
+    ipykernel's own closes what that is said over at the same time, and then one of ten kernels waits to be killed.
+    """
+    late = """
+        import time
+        kernel = get_ipython().kernel
+        say = kernel._publish_status_and_flush
+        kernel._publish_status_and_flush = lambda *words: (time.sleep(0.3), say(*words))
+    """
+    async with kernel(WARM) as made:
+        await made.output(textwrap.dedent(late))
+        made.client.shutdown()
+        assert await made.ended() == 0
+        assert warm.starts[("warm", "")] == 1
+
+
 async def test_processes_of_a_kernel(any_kernel: Kernel) -> None:
     """Pools that fork and that spawn work, and threads too."""
     code = """
