@@ -138,16 +138,16 @@ class IPKernelApp(kernelapp.IPKernelApp):
         super().init_heartbeat()
         send(self.channel, {"bound": True})
 
-    def close(self) -> None:
-        """Let the control thread end what it is at, then close the channels.
+    def start(self) -> None:
+        """Be a kernel until it is asked to shut down, and its control thread has said that it has.
 
-        ipykernel closes the one for output first; a control thread that is about to say there that the shutdown is done
-        then waits for ever, and the kernel is killed seconds later.
+        An interpreter that ends stops the thread of the output channel first. A control thread that is just about to
+        use that channel would wait for ever, and the kernel be killed seconds later.
         """
+        super().start()
         if self.control_thread is not None and self.control_thread.is_alive():
             self.control_thread.stop()
             self.control_thread.join(_CONTROL_SECONDS)
-        super().close()
 
 
 def serve(channel: socket.socket, arguments: Sequence[str]) -> None:

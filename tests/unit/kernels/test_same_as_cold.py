@@ -130,22 +130,27 @@ async def test_asked_to_end_it_ends(any_kernel: Kernel) -> None:
     assert await any_kernel.ended() == -15
 
 
-async def test_a_shutdown_is_no_race(warm: WarmKernels) -> None:
-    """A kernel that is to shut down ends by itself, however late its control thread says that it is done.
+async def test_a_shutdown_is_no_race(warm: WarmKernels, tmp_path: Path) -> None:
+    """The control thread says that all is done while somebody still sends what it says, however late it is.
 
-    ipykernel's own closes what that is said over at the same time, and then one of ten kernels waits to be killed.
+    Of ipykernel's own processes some stop the sender at that moment, and wait then until they are killed.
     """
-    late = """
-        import time
+    late = f"""
+        import time, pathlib
         kernel = get_ipython().kernel
-        say = kernel._publish_status_and_flush
-        kernel._publish_status_and_flush = lambda *words: (time.sleep(0.3), say(*words))
+        say, sender = kernel._publish_status_and_flush, kernel.iopub_thread
+        def say_late(state, channel, *more):
+            time.sleep(0.3)
+            pathlib.Path({str(tmp_path)!r}, channel).write_text(str(sender._stopped))
+            say(state, channel, *more)
+        kernel._publish_status_and_flush = say_late
     """
     async with kernel(WARM) as made:
         await made.output(textwrap.dedent(late))
         made.client.shutdown()
         assert await made.ended() == 0
         assert warm.starts[("warm", "")] == 1
+    assert (tmp_path / "control").read_text() == "False"
 
 
 async def test_processes_of_a_kernel(any_kernel: Kernel) -> None:
