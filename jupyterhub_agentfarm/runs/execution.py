@@ -136,14 +136,9 @@ class Execution:
             "AGENTFARM_RUN_ID": self.journal.run.id,
             "AGENTFARM_ARTIFACTS": str(self.journal.artifacts_folder.absolute()),
         }
-        client = await self._kernel.start(self._plan.working_directory, environment)
-        recorder.kc = client
-        try:
-            reply = await recorder.async_wait_for_reply(client.kernel_info())
-        except DeadKernelError as exc:
-            raise RunEnded("kernel_died", f"The kernel {self._plan.kernel_name} died at its start.") from exc
-        if reply is not None:
-            self._notebook.metadata["language_info"] = reply["content"]["language_info"]
+        recorder.kc = await self._kernel.start(self._plan.working_directory, environment)
+        if "language_info" in self._kernel.info:
+            self._notebook.metadata["language_info"] = self._kernel.info["language_info"]
 
     async def _cell(self, recorder: Recorder, index: int, cell: NotebookNode) -> None:
         run = self.journal.change(current_cell=index)

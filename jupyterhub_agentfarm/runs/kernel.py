@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
@@ -20,6 +21,8 @@ from .models import RunEnded
 STARTUP_SECONDS = 60
 #: Seconds for an orderly shutdown before the kernel is killed.
 SHUTDOWN_SECONDS = 15
+#: Pause between two looks whether a kernel has ended: most take less than what jupyter_client waits before the second.
+_LOOK_SECONDS = 0.02
 
 
 class Kernel:
@@ -32,6 +35,8 @@ class Kernel:
         self.name = name
         self.manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=specs, parent=specs)
         self.client: CountedClient | None = None
+        #: What the kernel says about itself; empty before it has started.
+        self.info: Mapping[str, Any] = {}
         self._pid: int | None = None
 
     async def start(self, working_directory: Path, environment: Mapping[str, str]) -> CountedClient:
@@ -51,7 +56,7 @@ class Kernel:
         self.client = client = self._connect()
         client.start_channels()
         try:
-            await client.wait_for_ready(timeout=STARTUP_SECONDS)
+            self.info = await client.until_ready(STARTUP_SECONDS)
         except RuntimeError as exc:
             raise RunEnded("kernel_died", f"The kernel {self.name} did not come up: {exc}.") from exc
         client.allow_stdin = False
@@ -84,7 +89,7 @@ class Kernel:
         """End the kernel and every process of its session; kill at once when `now`. May be called again."""
         try:
             if await self.manager.is_alive():
-                await asyncio.wait_for(self.manager.shutdown_kernel(now=now), SHUTDOWN_SECONDS)
+                await asyncio.wait_for(self._shut_down(now), SHUTDOWN_SECONDS)
         except (TimeoutError, RuntimeError):
             pass  # what is left is killed below
         finally:
@@ -93,6 +98,13 @@ class Kernel:
             if self.client is not None:
                 self.client.stop_channels()
             await self._reap()
+
+    async def _shut_down(self, now: bool) -> None:
+        if now:
+            await self.manager.shutdown_kernel(now=True)
+        else:
+            await self.manager.request_shutdown()
+            await self.manager.finish_shutdown(pollinterval=_LOOK_SECONDS)
 
     async def _reap(self) -> None:
         if self.manager.provisioner is not None and self.manager.has_kernel:

@@ -67,3 +67,34 @@ async def test_a_burst_waits_to_be_read_and_leaves_others_their_turn() -> None:
         client.stop_channels()
     assert client.tally.missing() == 0
     assert turns > count / 100
+
+
+async def test_a_kernel_is_ready_when_what_it_publishes_arrives() -> None:
+    """An answer alone is not enough: who is not heard on iopub yet is asked again, and nothing is left to be read."""
+    client, questions = CountedClient(ip="127.0.0.1"), 0
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as shell, context.socket(zmq.XPUB) as iopub:
+        for name, sock in (("shell_port", shell), ("iopub_port", iopub)):
+            sock.linger = 0
+            setattr(client, name, sock.bind_to_random_port("tcp://127.0.0.1"))
+        session = client.session.clone()
+
+        def answer() -> None:
+            """Be a kernel; what is published about the first question is lost."""
+            nonlocal questions
+            while questions < 2:
+                identities, question = session.recv(shell, mode=0)
+                questions += 1
+                told = {"protocol_version": "5.3", "number": questions}
+                session.send(shell, "kernel_info_reply", told, parent=question, ident=identities)
+                if questions == 2:
+                    for state in ("busy", "idle"):
+                        session.send(iopub, "status", {"execution_state": state}, parent=question)
+
+        kernel = asyncio.create_task(asyncio.to_thread(answer))
+        client.shell_channel.start()
+        client.iopub_channel.start()
+        assert await asyncio.to_thread(iopub.recv) == b"\x01"
+        assert (await client.until_ready(20))["number"] == 2
+        await kernel
+        assert not await client.iopub_channel.msg_ready()
+        client.stop_channels()
