@@ -134,7 +134,7 @@ class ServerRuns:
         self._url = server_url.rstrip("/") + "/agentfarm/api/v1/runs"
         self._node = node
         self._headers = headers
-        self._timeout = aiohttp.ClientTimeout(total=request_seconds)
+        self._request_seconds = request_seconds
 
     async def submit(self, body: Mapping[str, Any] | bytes) -> dict[str, Any]:
         """Submit a run, as an object or as its JSON, and return it."""
@@ -143,10 +143,8 @@ class ServerRuns:
     async def get(self, run_id: str, wait_seconds: float = 0) -> dict[str, Any]:
         """Return a run: at once, or when it has ended, and no later than after `wait_seconds`."""
         began, wait = time.monotonic(), min(wait_seconds, MOST_WAIT_SECONDS)
-        about: dict[str, Any] = {}
-        if self._timeout.total is not None:
-            about["timeout"] = aiohttp.ClientTimeout(total=self._timeout.total + wait)
-        run = await self._request("GET", f"/{run_id}?wait_seconds={wait:g}" if wait else f"/{run_id}", **about)
+        timeout = aiohttp.ClientTimeout(total=self._request_seconds + wait)
+        run = await self._request("GET", f"/{run_id}?wait_seconds={wait:g}", timeout=timeout)
         if run.get("state") not in FINAL_STATES:  # a server of an earlier version does not wait
             await asyncio.sleep(max(0.0, wait - (time.monotonic() - began)))
         return run
@@ -219,7 +217,7 @@ class ServerRuns:
     async def _asked(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         """Give the answer of a request that the server took."""
         about: dict[str, Any] = {
-            "timeout": self._timeout,
+            "timeout": aiohttp.ClientTimeout(total=self._request_seconds),
             "headers": {**await self._headers(), **options.pop("headers", {})},
             "allow_redirects": False,
         } | options
