@@ -64,14 +64,21 @@ def program(command: Sequence[str]) -> Program:
         It starts something else.
     """
     words = [os.path.expanduser(word) for word in command]  # noqa: PTH111 - as jupyter_client does, for any word
-    at = words.index("-m") if "-m" in words else 0
-    if not at or words[at + 1 : at + 2] != [_PROGRAM]:
+    if not is_ipykernel(words):
         raise Cold("program", "it is not ipykernel")
+    at = words.index("-m")
     if not all(word.startswith("-") for word in words[1:at]):
         raise Cold("program", f"options of Python that have values: {' '.join(words[1:at])}")
     if not _is_ours(words[0]):
         raise Cold("interpreter", words[0])
     return Program(tuple(words[:at]), tuple(words[at + 2 :]))
+
+
+def is_ipykernel(command: Sequence[str]) -> bool:
+    """Return whether a command line starts ipykernel, in whichever Python."""
+    words = list(command)
+    at = words.index("-m") if "-m" in words else 0
+    return at > 0 and words[at + 1 : at + 2] == [_PROGRAM]
 
 
 def _is_ours(executable: str) -> bool:

@@ -155,5 +155,10 @@ def serve(channel: socket.socket, arguments: Sequence[str]) -> None:
     server: dict[str, Any] = {"parent_handle": int(os.environ.get("JPY_PARENT_PID") or 0)}
     app = IPKernelApp.instance(**server)
     app.channel = channel
-    app.initialize(list(arguments))
+    try:
+        app.initialize(list(arguments))
+    except Exception:  # noqa: BLE001 - as an interpreter that ends with it
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        os._exit(1)  # on its own it would wait for ever for sockets that are not closed, and keep ports that it has
     app.start()

@@ -42,13 +42,16 @@ class StartsCollector:
 
 
 def use_warm_kernels(app: ServerApp) -> None:
-    """Have the server's kernels started warm, unless its configuration names a provisioner or says no."""
+    """Have the server's kernels started warm, unless its configuration says no, and by the farm's provisioner.
+
+    That holds the ports of cold kernels, too. A configuration that names another gets what it names.
+    """
     kernels = WarmKernels.instance(parent=app)
     named = _VARIABLE in os.environ or "KernelProvisionerFactory" in app.config
-    forking = kernels.enabled and not named and _is_installed()
-    if not (forking and kernels.inborn):
+    ours = not named and _is_installed()
+    if not (ours and kernels.enabled and kernels.inborn):
         kernels.decline()
-    if forking:
+    if ours:
         # The factory itself reads what every package that is installed has to offer: that can wait.
         app.config.KernelProvisionerFactory.default_provisioner_name = NAME
         app.io_loop.call_later(_FACTORY_SECONDS, _prepare, app)

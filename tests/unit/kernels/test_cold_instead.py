@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -11,17 +12,19 @@ import socket
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from jupyter_client.connect import LocalPortCache, port_names
+from jupyter_client.connect import port_names
 from kernel_ways import WARM, alive, ipykernel, kernel, kernelspec, warm_kernels, zygote_pid
 from waiting import eventually
 
 from jupyterhub_agentfarm.kernels import running
 from jupyterhub_agentfarm.kernels import warm as warm_module
 from jupyterhub_agentfarm.kernels.conditions import Cold, check_environment, check_options, program
+from jupyterhub_agentfarm.kernels.process import KernelProcess
 from jupyterhub_agentfarm.kernels.warm import WarmKernels
 
 pytestmark = pytest.mark.timeout(180)
@@ -203,18 +206,26 @@ async def test_a_kernel_that_does_not_come_up_warm(warm: WarmKernels, monkeypatc
     assert warm.starts == {("cold", "failed"): 1}
 
 
-async def test_a_port_that_somebody_else_took(warm: WarmKernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between choosing and binding another process was sooner: the kernel is forked once more, with other ports."""
-    found = LocalPortCache.find_available_port
-    with socket.create_server(("127.0.0.1", 0)) as somebody:
-        taken = somebody.getsockname()[1]
-        chosen = [taken]
-        monkeypatch.setattr(
-            LocalPortCache, "find_available_port", lambda cache, ip: chosen.pop() if chosen else found(cache, ip)
-        )
+@pytest.mark.parametrize("name", ["shell_port", "iopub_port"])
+async def test_a_port_that_somebody_else_took(warm: WarmKernels, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Between choosing and binding another process asked for it by its number: the kernel is forked with others.
+
+    One that cannot bind the channel of its output ends as well; ipykernel on its own would stay, and never answer.
+    """
+    begin = WarmKernels.start
+    with contextlib.ExitStack() as somebody:
+        taken: list[int] = []
+
+        async def start(kernels: WarmKernels, command: Sequence[str], options: Mapping[str, Any]) -> KernelProcess:
+            if not taken:
+                taken.append(json.loads(await asyncio.to_thread(Path(command[-1]).read_text))[name])
+                somebody.enter_context(socket.create_server(("127.0.0.1", taken[0])))
+            return await begin(kernels, command, options)
+
+        monkeypatch.setattr(WarmKernels, "start", start)
         async with kernel(WARM) as started:
             assert await started.output("print(1)") == "1\n"
-            assert taken not in started.manager.ports
+            assert taken[0] not in started.manager.ports
             told = json.loads(await asyncio.to_thread(Path(started.manager.connection_file).read_text))
             assert [told[name] for name in port_names] == started.manager.ports
     assert warm.starts == {("warm", ""): 1}
