@@ -3,7 +3,7 @@
 ``<root>/<lease>/`` has mode 0700 and the server's account as its owner; every file in it is 0600. The server finds it
 in ``AGENTFARM_SERVER_DIR``. It is gone when nothing is left of the server.
 
-As root, the root is ``/run/agentfarm-<what names the state directory>``, in memory and open to the servers' accounts;
+As root, the root is ``/run/agentfarm/<what names the state directory>``, in memory and open to the servers' accounts;
 otherwise it is in the state directory. A server may write into its own directory, so noded follows no link there.
 """
 
@@ -31,6 +31,9 @@ DIRECTORY_VARIABLE = "AGENTFARM_SERVER_DIR"
 #: Stands for the directory in values of the server's environment.
 PLACEHOLDER = "{server_dir}"
 
+#: Where those of all nodeds of a machine lie that are root. It stays, so that sandboxes can cover it while nodeds go.
+RUN = Path("/run/agentfarm")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -39,7 +42,7 @@ def root_for(state_dir: Path) -> Path:
     if os.geteuid() != 0:
         return state_dir / "run"
     # Not by the host's name, which may change while servers run.
-    return Path(f"/run/agentfarm-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]}")
+    return RUN / hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]
 
 
 def check_files(files: Iterable[str]) -> None:
@@ -80,10 +83,11 @@ class ServerDirectories:
         """Make a server's directory anew, with `files` by name, owned by the user and group ids of `owner`."""
         check_files(files)
         self.remove(lease)
-        self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
-        if owner is not None:
-            # The mode of mkdir is less noded's umask, and accounts must get through to their own.
-            self._root.chmod(0o711)
+        for folder in (RUN, self._root) if self._root.is_relative_to(RUN) else (self._root,):
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            if owner is not None:
+                # The mode of mkdir is less noded's umask, and accounts must get through to their own.
+                folder.chmod(0o711)
         path = self.path(lease)
         path.mkdir(mode=0o700)
         for name, text in files.items():

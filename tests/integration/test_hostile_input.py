@@ -24,6 +24,8 @@ from ssh_node import SSHNode, ssh_node
 from waiting import eventually
 from yarl import URL
 
+from jupyterhub_agentfarm.noded.directories import RUN
+
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
 MEGABYTE = "A" * 1_000_000
@@ -178,7 +180,7 @@ async def world() -> AsyncIterator[World]:
 
 def pwned(world: World) -> list[Path]:
     """Return the files that an executed value would have made."""
-    places = [world.hub.directory, world.node.directory, Path.home(), Path.cwd(), *Path("/run").glob("agentfarm-*")]
+    places = [world.hub.directory, world.node.directory, Path.home(), Path.cwd(), RUN]
     found = [path for place in places for path in (*place.glob("pwned*"), *place.glob("*/pwned*"))]
     return found + [path for path in (Path("/pwned"), Path("/tmp/pwned")) if path.exists()]
 

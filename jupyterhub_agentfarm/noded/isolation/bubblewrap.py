@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from .. import procfs
+from ..directories import RUN
 from .devices import gpu_nodes
 from .homes import home_of
 from .layers import Launch, Wrapped
@@ -25,7 +26,7 @@ from .refusals import no_sandbox
 TRIAL_SECONDS = 5.0
 
 _NOBODY = 65534
-_HIDDEN = ("/home", "/root", "/run/user", "/var/tmp")  # noqa: S108 - to cover it
+_HIDDEN = ("/home", "/root", "/run/user", "/var/tmp", str(RUN))  # noqa: S108 - to cover it
 #: Who reaches one of these is as good as root, and noded's account may be one that does.
 _ENGINE_SOCKETS = tuple(map(Path, ("/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock")))
 #: No --die-with-parent: servers outlive noded.

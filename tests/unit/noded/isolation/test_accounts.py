@@ -86,12 +86,18 @@ def facts(path: str) -> tuple[int, int] | None:
 
 async def lines(noded: NodedProcess, lease: str) -> list[str]:
     """Return what a server wrote, once it is ready."""
+    found: list[str] = []
 
-    async def said() -> list[str]:
-        found: list[str] = (await noded.call("logs", {"lease": lease}))["text"].splitlines()
-        return found if found[-1:] == ["ready"] else []
+    async def ready() -> bool:
+        found[:] = (await noded.call("logs", {"lease": lease}))["text"].splitlines()
+        return found[-1:] == ["ready"]
 
-    return await eventually(said, f"{lease} is ready", timeout=30)
+    try:
+        await eventually(ready, f"{lease} is ready", timeout=30)
+    except AssertionError as exc:
+        exc.add_note(f"It wrote {found}")
+        raise
+    return found
 
 
 # ---- the mapping ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import signal
 import socket
 import stat
 import subprocess
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from jupyterhub_agentfarm.errors import LaunchFailed
 from jupyterhub_agentfarm.isolation import Isolation
 from jupyterhub_agentfarm.models import LaunchSpec
 from jupyterhub_agentfarm.noded import cgroups, procfs
+from jupyterhub_agentfarm.noded.directories import RUN
 from jupyterhub_agentfarm.noded.isolation import accounts, bubblewrap, homes
 from jupyterhub_agentfarm.noded.isolation.bubblewrap import Bubblewrap
 from jupyterhub_agentfarm.noded.isolation.isolator import Isolator
@@ -194,9 +197,12 @@ async def test_root_is_refused(noded: NodedProcess) -> None:
 # ---- the wrapping itself -------------------------------------------------------------------------------------------
 
 
-def run(account: Account, launch: Launch, wrapping: Bubblewrap) -> list[str]:
-    """Run a wrapped launch as an account and return its lines."""
+def run(
+    account: Account, launch: Launch, wrapping: Bubblewrap, meanwhile: Callable[[], None] = lambda: None
+) -> list[str]:
+    """Wrap a launch, do something else, run it as an account and return its lines."""
     wrapped = wrapping.wrap(launch)
+    meanwhile()
     done = subprocess.run(
         wrapped.argv,
         env=dict(wrapped.environment),
@@ -252,6 +258,15 @@ def test_only_the_leased_gpus_are_there(ada: Account, directory: Path, tmp_path:
     leased = launch_of(ada, directory, program, **{"GPU-b": 5})
     assert run(ada, leased, wrapping) == ["nvidia-uvm nvidia5 nvidiactl"]
     assert run(ada, launch_of(ada, directory, program), wrapping) == [""]
+
+
+def test_another_noded_ends_meanwhile(ada: Account, directory: Path) -> None:
+    """Its servers' directories are covered, and a sandbox comes up although they go while it is made."""
+    program = f"import os; print(os.path.isdir({str(RUN)!r}) and os.listdir({str(RUN)!r}))"
+    RUN.mkdir(mode=0o711, exist_ok=True)
+    its = Path(tempfile.mkdtemp(dir=RUN))
+    assert run(ada, launch_of(ada, directory, program), Bubblewrap()) == ["[]"]
+    assert run(ada, launch_of(ada, directory, program), Bubblewrap(), its.rmdir) == ["[]"]
 
 
 def test_owners_that_share_an_account_have_homes_of_their_own(

@@ -351,7 +351,7 @@ def test_a_sandbox_that_is_unknown_or_missing_is_refused() -> None:
 
 def test_time_to_enter_is_short(tmp_path: Path) -> None:
     """Between noded and the server's program there are some tens of milliseconds, not an import of the package."""
-    spec = LaunchSpec("a", 1, ("/bin/true",), {}, (), "127.0.0.1", "/")
+    spec = LaunchSpec("of no noded", 1, ("/bin/true",), {}, (), "127.0.0.1", "/")
     isolator = Isolator(cgroups.Cgroups(enabled=False))
     confined = isolator.confine(spec, accounts.own_account(), {}, tmp_path, None)
     times = []
