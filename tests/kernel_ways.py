@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.connect import port_names
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from waiting import eventually
 
+from jupyterhub_agentfarm.kernels.ports import HeldPorts
 from jupyterhub_agentfarm.kernels.provisioner import NAME
 from jupyterhub_agentfarm.kernels.warm import WarmKernels
 
@@ -134,16 +136,24 @@ async def kernel(way: str, specs: Path | None = None, name: str = "python3", **o
     KernelProvisionerFactory.clear_instance()
     KernelProvisionerFactory.instance(default_provisioner_name=way)
     found = KernelSpecManager() if specs is None else KernelSpecManager(kernel_dirs=[str(specs)])
-    manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=found)
-    await manager.start_kernel(**options)
-    client = manager.client()
-    client.start_channels()
-    try:
-        await client.wait_for_ready(timeout=READY_SECONDS)
-        yield Kernel(manager, client)
-    finally:
-        client.stop_channels()
-        await manager.shutdown_kernel(now=True)
+    with held_ports() if way == COLD else nullcontext({}) as ports:  # the farm's own way sees to it
+        manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=found, **ports)
+        await manager.start_kernel(**options)
+        client = manager.client()
+        client.start_channels()
+        try:
+            await client.wait_for_ready(timeout=READY_SECONDS)
+            yield Kernel(manager, client)
+        finally:
+            client.stop_channels()
+            await manager.shutdown_kernel(now=True)
+
+
+@contextmanager
+def held_ports() -> Iterator[dict[str, Any]]:
+    """Give a kernel manager ports that nothing else on this machine is given meanwhile."""
+    with closing(HeldPorts("127.0.0.1", len(port_names))) as held:
+        yield {"cache_ports": False, **dict(zip(port_names, held.numbers, strict=True))}
 
 
 def kernelspec(folder: Path, name: str, argv: list[str], **fields: Any) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import os
 import sys
@@ -13,13 +12,11 @@ from typing import Any
 
 import nbformat
 import pytest
-from jupyter_client.connect import port_names
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from kernel_ways import held_ports
 from nbclient import NotebookClient
 from nbformat import NotebookNode
-
-from jupyterhub_agentfarm.kernels.ports import HeldPorts
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -113,10 +110,8 @@ def execute(tmp_path: Path) -> Execute:
         (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "node", "language": "python"}))
         specs = KernelSpecManager(kernel_dirs=[str(folder.parent)], ensure_native_kernel=False)
         notebook = prepared(name, parameters or {}, defects or {})
-        # Other tests look for ports meanwhile.
-        with contextlib.closing(HeldPorts("127.0.0.1", len(port_names))) as held:
-            ports = dict(zip(port_names, held.numbers, strict=True))
-            manager = AsyncKernelManager(kernel_name="node", kernel_spec_manager=specs, cache_ports=False, **ports)
+        with held_ports() as ports:
+            manager = AsyncKernelManager(kernel_name="node", kernel_spec_manager=specs, **ports)
             client = NotebookClient(notebook, km=manager, timeout=100, resources={"metadata": {"path": str(tmp_path)}})
             client.owns_km = True  # it stops the kernel also when a cell fails
             return await client.async_execute(env=os.environ | environment)
