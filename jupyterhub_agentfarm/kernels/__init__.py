@@ -20,7 +20,7 @@ For the same reason a kernel ends when its server does. Nothing listens: nobody 
 
 What a fork cannot give, a cold start does, and the reason is counted (:mod:`.conditions`): another interpreter or
 program, variables that only count when a process starts, packages that have changed since the imports. A kernel that
-does not come up warm is started cold before that is a failure.
+does not come up warm is started cold before that is a failure. Forked or not, it has its ports kept (:mod:`.ports`).
 
 Of a cold kernel it differs in this: its parent is the zygote, and all kernels of one zygote have one hash seed. Where
 the server was born with the zygote, kernels find imported what servers import, with what that adds to warnings' filters
