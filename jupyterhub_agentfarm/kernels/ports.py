@@ -2,7 +2,8 @@
 
 A kernel is told which ports to bind. If they are merely free when they are chosen, as jupyter_client has it, the system
 may give one to somebody else before the kernel binds it, or while it is being restarted: to another user's kernel, when
-many start at once. Who connects in that time meets the wrong program, and libzmq does not try again after that.
+many start at once. Who connects in that time meets the wrong program; libzmq does not try again after it met a socket
+of a kind that does not fit, as a subscriber that met a shell channel.
 
 A port is *held* by a socket that is bound to it and does not listen. Linux gives such a port to nobody who leaves the
 choice to the system, whether for listening or as the near end of a connection. Who names it can bind it and listen all

@@ -92,7 +92,7 @@ class Noded:
         self._servers_dir = settings.state_dir / "servers"
         self._isolator = isolator_for(
             Cgroups(settings.cgroups),
-            hidden=(root_for(settings.state_dir), settings.state_dir),
+            hidden=(settings.state_dir,),
             binds=settings.sandbox_binds,
             minors=self._sampler.gpus.minors,
         )

@@ -26,7 +26,7 @@ from .refusals import no_sandbox
 TRIAL_SECONDS = 5.0
 
 _NOBODY = 65534
-_HIDDEN = ("/home", "/root", "/run/user", "/var/tmp", str(RUN))  # noqa: S108 - to cover it
+_HIDDEN = ("/home", "/root", "/run/user", "/var/tmp", str(RUN), "/run/agentfarm-controller")  # noqa: S108 - to cover it
 #: Who reaches one of these is as good as root, and noded's account may be one that does.
 _ENGINE_SOCKETS = tuple(map(Path, ("/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock")))
 #: No --die-with-parent: servers outlive noded.
@@ -41,7 +41,7 @@ class Bubblewrap:
     Parameters
     ----------
     hidden
-        Places that no server may look into, beside homes: the servers' directories, noded's state.
+        Places that no server may look into, beside homes and the servers' directories: noded's state.
     binds
         Paths that servers may write to beside their own home, devices among them.
     devices
@@ -130,7 +130,7 @@ class Bubblewrap:
         # A folder right below / may hold everything; deeper ones that hold a home hold homes.
         wanted = [*map(Path, _HIDDEN), *([home.parent] if len(home.parts) > 3 else []), *([home] if own else [])]
         # Another account cannot look up a path inside noded's own private folders, nor need it be covered there.
-        wanted += [path for path in (*hidden, *Path("/run").glob("agentfarm-*")) if own or _open_to_all(path.parent)]
+        wanted += [path for path in hidden if own or _open_to_all(path.parent)]
         covered: list[Path] = []
         for path in sorted(dict.fromkeys(wanted), key=lambda path: len(path.parts)):
             if path.is_dir() and not any(path.is_relative_to(other) for other in (_TMP, *covered)):
